@@ -1,0 +1,1 @@
+"""From energy to grams: applied last, when asked, with the source of every factor."""

@@ -1,0 +1,196 @@
+"""One TOML file becomes one frozen `Config`. Nothing else reads settings, and nothing here is read twice."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import socket
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from hpccarbon.errors import ConfigError
+
+DEFAULT_PATH = Path("/etc/hpccarbon/hpccarbon.toml")
+ENVIRONMENT = "HPCCARBON_CONFIG"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+
+
+class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Where things lie. `%n` in `state_dir` and `run_dir` becomes the node's name.
+
+    `state_dir` is node-local disk (the store), `run_dir` node-local and root's (job files, socket, pid), `shared_dir`
+    is read by everyone who reports: `shards/`, `ledger/`, `jobs/` and `intensity/` lie below it.
+    """
+
+    state_dir: str = "/var/lib/hpccarbon"
+    run_dir: str = "/run/hpccarbon"
+    shared_dir: str = "/var/lib/hpccarbon/shared"
+
+
+class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The node daemon's rhythm and rights.
+
+    `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
+    before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
+    the store; `idle_power_w` is the static power of all CPU packages together (0: learned).
+    """
+
+    root: str = "/"
+    interval_s: float = 1.0
+    seal_s: int = 900
+    seal_after_job_s: int = 10
+    seal_user: str = ""
+    keep_days: int = 7
+    idle_power_w: float = 0.0
+    dram_idle_power_w: float = 0.0
+
+
+class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which meters run. Order does not matter: what nests is never added twice."""
+
+    enabled: tuple[str, ...] = ("rapl", "nvml", "model")
+
+
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The site's own figures for nodes without a sensor: power of all CPUs together, idle and at full load (W).
+
+    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor").
+    """
+
+    idle_power_w: float = 0.0
+    full_power_w: float = 0.0
+
+
+class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to ask Slurm: `conf` is exported as SLURM_CONF, `bin_dir` precedes PATH, `timeout_s` bounds every command."""
+
+    conf: str = ""
+    bin_dir: str = ""
+    timeout_s: float = 20.0
+    accounting: Literal["auto", "sacct", "pyslurm", "none"] = "auto"
+
+
+class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What turns energy into grams. `pue` has no default: 0 means unknown, and every report then says so.
+
+    `node_factor` covers what the meters inside the node do not see (power supply losses, fans, disks): energy at the
+    wall / energy of the meters; 1.0 on nodes whose BMC is read.
+    """
+
+    zone: str = ""
+    basis: Literal["lifecycle", "direct"] = "lifecycle"
+    pue: float = 0.0
+    node_factor: float = 1.0
+    comparisons: bool = True
+
+
+class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How reports speak: `timezone` is where the reader's days and months begin (IANA name)."""
+
+    timezone: str = "UTC"
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that was decided about this site, checked once at load."""
+
+    cluster: str = "cluster"
+    paths: Paths = Paths()
+    daemon: Daemon = Daemon()
+    meters: Meters = Meters()
+    model: Model = Model()
+    slurm: Slurm = Slurm()
+    carbon: Carbon = Carbon()
+    report: Report = Report()
+
+    def state_dir(self, node: str) -> Path:
+        """The node's own directory for the store."""
+        return Path(self.paths.state_dir.replace("%n", node))
+
+    def run_dir(self, node: str) -> Path:
+        """The node's own directory for job files, pid and socket."""
+        return Path(self.paths.run_dir.replace("%n", node))
+
+    def shared(self, room: Literal["shards", "ledger", "jobs", "intensity"]) -> Path:
+        """A room of the shared directory."""
+        return Path(self.paths.shared_dir) / room
+
+
+def node_name(given: str | None = None) -> str:
+    """The node's name as Slurm knows it: given, else SLURMD_NODENAME, else the short host name."""
+    name = given or os.environ.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"node name {name!r} cannot be used in a file name; use letters, digits, '.', '_', '-'")
+    return name
+
+
+def load(path: Path | None = None) -> Config:
+    """Read the configuration: `path`, else $HPCCARBON_CONFIG, else /etc/hpccarbon/hpccarbon.toml, else defaults.
+
+    Raises: ConfigError naming the file, the key and what is allowed. A path that was asked for must exist;
+        the default one may be absent.
+    """
+    asked = path or (Path(os.environ[ENVIRONMENT]) if os.environ.get(ENVIRONMENT) else None)
+    where = asked or DEFAULT_PATH
+    try:
+        text = where.read_bytes()
+    except FileNotFoundError:
+        if asked is None:
+            return Config()
+        raise ConfigError(f"config {where}: no such file (see docs/install.md for an example)") from None
+    except OSError as err:
+        raise ConfigError(f"config {where}: {err.strerror}") from err
+    return parse(text, str(where))
+
+
+def parse(text: bytes | str, where: str = "config") -> Config:
+    """A `Config` from TOML text. Raises: ConfigError naming `where`, the key and the reason."""
+    try:
+        config = msgspec.toml.decode(text, type=Config)
+    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as err:
+        raise ConfigError(f"config {where}: {_explain(str(err))}") from err
+    _check(config, where)
+    return config
+
+
+def _explain(message: str) -> str:
+    """msgspec's message, with the nearest known key where one was mistyped."""
+    found = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
+    if not found:
+        return message
+    key, table = found.group(1), found.group(2) or ""
+    section: Any = Config
+    if table:
+        section = next((f.type for f in msgspec.structs.fields(Config) if f.name == table), Config)
+    known = [field.name for field in msgspec.structs.fields(section)]
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
+    return f"unknown key `{table + '.' if table else ''}{key}`; {hint}"
+
+
+def _check(config: Config, where: str) -> None:
+    """What types cannot say. Raises ConfigError for the first rule broken."""
+    daemon, carbon = config.daemon, config.carbon
+    rules = (
+        (bool(_NAME.fullmatch(config.cluster)), "cluster: use letters, digits, '.', '_', '-' (it names a directory)"),
+        (0.1 <= daemon.interval_s <= 60, "daemon.interval_s: must lie between 0.1 and 60 s"),
+        (10 <= daemon.seal_s <= 3600, "daemon.seal_s: must lie between 10 and 3600 s"),
+        (1 <= daemon.seal_after_job_s <= 3600, "daemon.seal_after_job_s: must lie between 1 and 3600 s"),
+        (1 <= daemon.keep_days <= 3660, "daemon.keep_days: must lie between 1 and 3660 days"),
+        (daemon.idle_power_w >= 0 and daemon.dram_idle_power_w >= 0, "daemon.idle_power_w: must not be negative"),
+        (
+            0 <= config.model.idle_power_w <= config.model.full_power_w or not config.model.full_power_w,
+            "model: idle_power_w must lie between 0 and full_power_w",
+        ),
+        (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
+        (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
+        (
+            all(map(os.path.isabs, (config.paths.state_dir, config.paths.run_dir, config.paths.shared_dir))),
+            "paths: must be absolute",
+        ),
+    )
+    for holds, message in rules:
+        if not holds:
+            raise ConfigError(f"config {where}: {message}")

@@ -1,0 +1,1 @@
+"""The node daemon: meters, usage, division, store. Never imports what reports need."""

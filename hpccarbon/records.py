@@ -1,0 +1,79 @@
+"""The values that pass between the rooms: frozen, without files, hardware or Slurm in them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Component = Literal["cpu", "dram", "gpu", "node"]
+"""What a meter's energy is part of. `node` is a whole-node meter (BMC, pm_counters node): it contains the others."""
+
+Holder = Literal["job", "system", "unallocated", "meter"]
+"""Who is charged; `meter` rows say what a meter itself counted and are never added to the others."""
+
+
+class Channel(msgspec.Struct, frozen=True):
+    """One counter of one meter: what it counts and how to subtract two of its readings.
+
+    `range_uj` is where the counter wraps to 0 (0: it never does). `max_power_w` bounds what the hardware could draw:
+    a difference above it is a gap, never a bill. `socket` is the CPU package, where the counter has one; `device` the
+    stable identity (GPU UUID). `nested_in` names the zone that already contains this one: such channels are
+    shown by `doctor` and never added.
+    """
+
+    meter: str
+    zone: str
+    component: Component
+    range_uj: int = 0
+    max_power_w: int = 2_000
+    modelled: bool = False
+    socket: int | None = None
+    device: str | None = None
+    nested_in: str | None = None
+    note: str = ""
+
+    @property
+    def key(self) -> str:
+        """The channel's identity in the store and in shards, e.g. `rapl/intel-rapl:0`."""
+        return f"{self.meter}/{self.zone}"
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What a channel's counter held at a moment: cumulative µJ, boot-time clock in ns."""
+
+    meter: str
+    zone: str
+    at_ns: int
+    energy_uj: int
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """A channel that could not be read at a moment, and why. Missing is not zero."""
+
+    meter: str
+    zone: str
+    at_ns: int
+    reason: str
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One run of one job on this node: what is metered and charged.
+
+    `run` tells a requeued job's runs apart (SLUID, or job id, restart count and cgroup inode). Facts that a
+    cgroup does not know (user name, account, partition, GPUs, cores) are None until a hook tells them.
+    `alloc_gpus` are GPU UUIDs where they could be mapped, else Slurm's indices.
+    """
+
+    run: str
+    job_id: int
+    uid: int | None = None
+    user: str | None = None
+    account: str | None = None
+    partition: str | None = None
+    alloc_cores: int | None = None
+    alloc_mem_bytes: int | None = None
+    alloc_gpus: tuple[str, ...] = ()
+    restart: int = 0
+    start_ns: int | None = None
+    end_ns: int | None = None

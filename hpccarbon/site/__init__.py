@@ -1,0 +1,1 @@
+"""From shards to ledger, anywhere the shards can be read. Never touches a sensor."""

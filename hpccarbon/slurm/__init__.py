@@ -1,0 +1,1 @@
+"""The only wing that runs a Slurm command."""

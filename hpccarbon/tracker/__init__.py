@@ -1,0 +1,1 @@
+"""The Python API that runs inside a job."""
