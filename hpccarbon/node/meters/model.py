@@ -1,0 +1,231 @@
+"""Power of a node without a CPU sensor, from its utilisation. Marked modelled to the last report, never a measurement.
+
+The model is linear between an idle and a full power: P = idle + (full - idle) x utilisation. So its energy is a
+cumulative function of two kernel counters (time since boot, busy CPU time since boot) and can be subtracted like a
+sensor's: a restart or a late tick loses nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from hpccarbon.config import Config
+from hpccarbon.errors import MeterError
+from hpccarbon.node.meters import Finding
+from hpccarbon.node.sysroot import SysFile, SysRoot, online_cpus
+from hpccarbon.records import Channel, Gap, Reading
+
+
+class Family(NamedTuple):
+    """A CPU family: kernel identification and the power of a whole two-socket server at the wall, idle and full (W)."""
+
+    name: str
+    vendor: str
+    family: int
+    models: tuple[int, ...]
+    steppings: range
+    idle_w: float
+    full_w: float
+
+
+_ANY = range(256)
+FAMILIES: tuple[Family, ...] = (
+    Family("EPYC 7001 Naples", "AuthenticAMD", 23, (1,), _ANY, 94.9, 296.0),
+    Family("EPYC 7002 Rome", "AuthenticAMD", 23, (49,), _ANY, 93.4, 403.5),
+    Family("EPYC 7003 Milan", "AuthenticAMD", 25, (0, 1), _ANY, 104.0, 461.0),
+    Family("EPYC 9004/8004 Genoa, Bergamo, Siena", "AuthenticAMD", 25, (16, 17, 160), _ANY, 121.0, 679.0),
+    Family("EPYC 9005 Turin", "AuthenticAMD", 26, (0, 1, 2, 16, 17), _ANY, 135.0, 763.0),
+    Family("Xeon E5 v3 Haswell", "GenuineIntel", 6, (63,), _ANY, 47.1, 272.0),
+    Family("Xeon E5 v4 Broadwell", "GenuineIntel", 6, (79, 86), _ANY, 44.8, 253.5),
+    Family("Xeon Scalable 1st Skylake-SP", "GenuineIntel", 6, (85,), range(5), 52.4, 434.5),
+    Family("Xeon Scalable 2nd Cascade Lake", "GenuineIntel", 6, (85,), range(5, 10), 51.7, 414.0),
+    Family("Xeon Scalable 3rd Ice/Cooper Lake", "GenuineIntel", 6, (85,), range(10, 16), 131.0, 623.0),
+    Family("Xeon Scalable 3rd Ice/Cooper Lake", "GenuineIntel", 6, (106, 108), _ANY, 131.0, 623.0),
+    Family("Xeon Scalable 4th Sapphire Rapids", "GenuineIntel", 6, (143,), _ANY, 163.0, 814.0),
+    Family("Xeon Scalable 5th Emerald Rapids", "GenuineIntel", 6, (207,), _ANY, 169.0, 762.0),
+    Family("Xeon 6 Granite Rapids, Sierra Forest", "GenuineIntel", 6, (173, 174, 175), _ANY, 200.0, 872.0),
+)
+"""Medians of SPECpower_ssj2008 results with two chips as tabled by Cloud Carbon Footprint (2026-03-09, Apache-2.0).
+
+Model numbers: Linux arch/x86/include/asm/intel-family.h and AMD's revision guides. Tuned by vendors, with little memory:
+a real node idles higher, and a site that measured its own (`[model]`) beats the table.
+"""
+_GENERIC = Family("unknown CPU (median of the families)", "", 0, (), _ANY, 104.0, 461.0)
+_GENERIC_THREAD_IDLE_W, _GENERIC_THREAD_FULL_W = 0.74, 3.76
+"""Median of the per-thread table of Cloud Carbon Footprint: a virtual CPU is a thread, not a socket."""
+
+
+class Cpu(NamedTuple):
+    """What /proc/cpuinfo says: identification, sockets and threads seen, and whether a hypervisor is below."""
+
+    vendor: str
+    family: int
+    model: int
+    stepping: int
+    name: str
+    sockets: int
+    threads: int
+    virtual: bool
+
+
+class Curve(NamedTuple):
+    """Power of all CPUs together in mW at no load and at full load, and where the two numbers come from."""
+
+    idle_mw: int
+    full_mw: int
+    origin: str
+
+
+def parse_cpuinfo(text: str) -> Cpu:
+    """Identify the CPU from the text of /proc/cpuinfo; unknown fields are 0 or empty."""
+    first: dict[str, str] = {}
+    sockets: set[str] = set()
+    threads = 0
+    for line in text.splitlines():
+        key, colon, value = line.partition(":")
+        key, value = key.strip(), value.strip()
+        if not colon:
+            continue
+        first.setdefault(key, value)
+        threads += key == "processor"
+        if key == "physical id":
+            sockets.add(value)
+
+    def number(key: str) -> int:
+        digits = first.get(key, "")
+        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
+
+    return Cpu(
+        vendor=first.get("vendor_id", ""),
+        family=number("cpu family"),
+        model=number("model"),
+        stepping=number("stepping"),
+        name=first.get("model name", "unknown CPU"),
+        sockets=len(sockets) or 1,
+        threads=threads or 1,
+        virtual="hypervisor" in first.get("flags", "").split(),
+    )
+
+
+def family_of(cpu: Cpu) -> Family:
+    """The table's row for a CPU, else the median of all rows."""
+    for row in FAMILIES:
+        if (cpu.vendor, cpu.family) == (row.vendor, row.family) and cpu.model in row.models:
+            if cpu.stepping in row.steppings:
+                return row
+    return _GENERIC
+
+
+def curve(cpu: Cpu, config: Config) -> Curve:
+    """The power curve of a node: the site's own figures, else its family's.
+
+    A virtual machine holds threads of a socket, not sockets: it gets the family's power per thread (two sockets of
+    the family's usual size would bill a 2-CPU guest for a whole server).
+    """
+    model = config.model
+    if model.full_power_w > 0:
+        return Curve(round(model.idle_power_w * 1000), round(model.full_power_w * 1000), "configured ([model])")
+    row = family_of(cpu)
+    if cpu.virtual:
+        idle_w, full_w = _GENERIC_THREAD_IDLE_W * cpu.threads, _GENERIC_THREAD_FULL_W * cpu.threads
+        origin = f"{cpu.threads} virtual CPUs at the median power of a thread"
+    else:
+        idle_w, full_w = row.idle_w / 2 * cpu.sockets, row.full_w / 2 * cpu.sockets
+        origin = f"{row.name}, {cpu.sockets} socket(s), whole server at the wall"
+    return Curve(round(idle_w * 1000), round(full_w * 1000), f"{origin}; SPECpower medians")
+
+
+def parse_busy_ticks(text: bytes) -> int:
+    """Busy CPU time since boot in USER_HZ ticks from /proc/stat: user, nice, system, irq, softirq.
+
+    Guest time is inside user already; idle, iowait and steal draw no power here. Raises: ValueError.
+    Source: Documentation/filesystems/proc.rst, section 1.7.
+    """
+    fields = text.split(b"\n", 1)[0].split()
+    if fields[:1] != [b"cpu"] or len(fields) < 8:
+        raise ValueError("expected the line 'cpu user nice system idle iowait irq softirq'")
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[1:8])
+    return user + nice + system + irq + softirq
+
+
+class ModelMeter:
+    """Modelled energy of all CPUs (with the server around them), linear in their utilisation.
+
+    Reads: proc/stat (busy CPU time), proc/cpuinfo once
+    Units: energy_uj since boot, int microjoules, never wraps
+    Needs: nothing
+    """
+
+    name = "model"
+
+    def __init__(self, curve: Curve, stat: SysFile, cpus: int, note: str = "") -> None:
+        self._stat = stat
+        self._idle_mw = curve.idle_mw
+        self._cpus = cpus
+        self._dynamic_mw = curve.full_mw - curve.idle_mw
+        self._tick_us = 1_000_000 // os.sysconf("SC_CLK_TCK")
+        # The curve is part of the counter's identity: other numbers are another counter, not a jump of this one.
+        zone = f"cpu-{curve.idle_mw}-{curve.full_mw}mW-{cpus}cpu"
+        detail = f"{curve.idle_mw / 1000:.0f} W idle, {curve.full_mw / 1000:.0f} W full: {curve.origin}"
+        bound_w = 2 * curve.full_mw // 1000 + 1
+        self.channels: Sequence[Channel] = (
+            Channel("model", zone, "cpu", max_power_w=bound_w, modelled=True, note=note or detail),
+        )
+        self.findings: Sequence[Finding] = (
+            Finding(
+                "model", zone, "ok", detail, "measure a node at the wall and set [model] idle_power_w, full_power_w"
+            ),
+        )
+
+    def read(self, at_ns: int) -> list[Reading | Gap]:
+        """The model's energy since boot at this moment."""
+        zone = self.channels[0].zone
+        try:
+            busy_us = parse_busy_ticks(self._stat.read(512)) * self._tick_us
+        except MeterError as err:
+            return [Gap("model", zone, at_ns, err.reason)]
+        except ValueError as err:
+            return [Gap("model", zone, at_ns, str(err))]
+        # mW x µs = nJ
+        energy_nj = self._idle_mw * (at_ns // 1000) + self._dynamic_mw * busy_us // self._cpus
+        return [Reading("model", zone, at_ns, energy_nj // 1000)]
+
+    def refresh(self) -> bool:
+        """CPUs do not come and go here."""
+        return False
+
+    def close(self) -> None:
+        """Close /proc/stat."""
+        self._stat.close()
+
+
+class NoModel:
+    """What stands here where /proc/stat cannot be read: no channels, one finding."""
+
+    name = "model"
+    channels: Sequence[Channel] = ()
+
+    def __init__(self, reason: str) -> None:
+        self.findings: Sequence[Finding] = (Finding("model", "proc/stat", "failing", reason, "mount /proc"),)
+
+    def read(self, at_ns: int) -> list[Reading | Gap]:
+        """Nothing."""
+        return []
+
+    def refresh(self) -> bool:
+        """Nothing changes."""
+        return False
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+def discover(root: SysRoot, config: Config) -> ModelMeter | NoModel:
+    """The model for the CPU below this root."""
+    cpu = parse_cpuinfo(root.word("proc/cpuinfo"))
+    try:
+        return ModelMeter(curve(cpu, config), root.open("proc/stat"), online_cpus(root))
+    except MeterError as err:
+        return NoModel(err.reason)
