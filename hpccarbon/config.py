@@ -33,12 +33,14 @@ class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The node daemon's rhythm and rights.
 
+    `cpus` is how many CPUs Slurm hands out on a node (CPUs= in slurm.conf; 0: those the kernel runs on).
     `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
     before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
     the store; `idle_power_w` is the static power of all CPU packages together (0: learned).
     """
 
     root: str = "/"
+    cpus: int = 0
     interval_s: float = 1.0
     seal_s: int = 900
     seal_after_job_s: int = 10

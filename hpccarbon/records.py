@@ -18,7 +18,8 @@ class Channel(msgspec.Struct, frozen=True):
 
     `range_uj` is where the counter wraps to 0 (0: it never does). `max_power_w` bounds what the hardware could draw:
     a difference above it is a gap, never a bill. `socket` is the CPU package, where the counter has one; `device` the
-    stable identity (GPU UUID). `nested_in` names the zone that already contains this one: such channels are
+    stable identity (GPU UUID). `idle_uw` is the static power in µW where the meter itself knows it (a model does; 0: it is
+    learned). `nested_in` names the zone that already contains this one: such channels are
     shown by `doctor` and never added.
     """
 
@@ -27,6 +28,7 @@ class Channel(msgspec.Struct, frozen=True):
     component: Component
     range_uj: int = 0
     max_power_w: int = 2_000
+    idle_uw: int = 0
     modelled: bool = False
     socket: int | None = None
     device: str | None = None
@@ -60,9 +62,9 @@ class Gap(msgspec.Struct, frozen=True):
 class Run(msgspec.Struct, frozen=True):
     """One run of one job on this node: what is metered and charged.
 
-    `run` tells a requeued job's runs apart (SLUID, or job id, restart count and cgroup inode). Facts that a
-    cgroup does not know (user name, account, partition, GPUs, cores) are None until a hook tells them.
-    `alloc_gpus` are GPU UUIDs where they could be mapped, else Slurm's indices.
+    `run` tells a requeued job's runs, and a job id that comes back, apart. Facts that a cgroup does not know (user
+    name, account, partition, GPUs, cores) are None until a hook tells them. `alloc_gpus` are Slurm's indices
+    (SLURM_JOB_GPUS); `sluid` names the job's directory from Slurm 26.05 on. Times are wall clock, ns.
     """
 
     run: str
@@ -75,5 +77,6 @@ class Run(msgspec.Struct, frozen=True):
     alloc_mem_bytes: int | None = None
     alloc_gpus: tuple[str, ...] = ()
     restart: int = 0
-    start_ns: int | None = None
-    end_ns: int | None = None
+    sluid: str | None = None
+    start_wall_ns: int | None = None
+    end_wall_ns: int | None = None

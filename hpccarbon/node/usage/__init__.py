@@ -1,0 +1,1 @@
+"""What jobs used: CPU time of their cgroups, and what the hooks told of them."""

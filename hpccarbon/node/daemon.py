@@ -1,0 +1,380 @@
+"""The loop on a compute node: ticks, commits, seals. One process, one thread; never waits for a disk that is shared.
+
+The daemon wires the node's rooms together and decides nothing about energy: `Sampler` reads and divides, `Store`
+remembers, the `seal` child writes the shards.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import select
+import signal
+import socket
+import sqlite3
+import sys
+import time
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from hpccarbon.config import Config
+from hpccarbon.errors import StoreError
+from hpccarbon.node import meters as meter_table
+from hpccarbon.node.sampler import Sampler
+from hpccarbon.node.seal import STORE_NAME
+from hpccarbon.node.store import Store
+from hpccarbon.node.sysroot import SysRoot
+from hpccarbon.node.usage.jobs import JobFiles
+from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_MS, NS_PER_S
+
+EVENT_SPACING_NS = 50 * NS_PER_MS
+"""A job that starts or ends gets a tick of its own, but no storm of jobs gets more than twenty a second."""
+SEAL_LIMIT_NS = 600 * NS_PER_S
+REFRESH_NS = 60 * NS_PER_S
+STOP_WAIT_S = 20.0
+
+
+def log(line: str) -> None:
+    """One line of speech to stderr (systemd's journal, or the file the prolog gave)."""
+    print(f"hpccarbon: {line}", file=sys.stderr, flush=True)
+
+
+class Lock:
+    """One daemon per node and store. Raises: StoreError naming the pid that holds it."""
+
+    def __init__(self, directory: Path) -> None:
+        path = directory / "daemon.lock"
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as err:
+            raise StoreError(f"cannot create {path}: {err.strerror} (paths.state_dir must be writable)") from err
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise StoreError(f"another hpccarbon daemon (pid {holder}) already serves {directory}") from err
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def release(self) -> None:
+        """Let the next daemon in."""
+        os.close(self._fd)
+
+
+class SealChild:
+    """The one child that may be writing shards now. It can hang on a dead file system; the loop only looks at it."""
+
+    def __init__(self, config_path: Path | None, node: str) -> None:
+        self._argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config_path or ""), node]
+        self._pid = 0
+        self._pipe = -1
+        self._started_ns = 0
+        self._output = b""
+        self._killed = False
+
+    @property
+    def running(self) -> bool:
+        """Whether a child is there, be it stuck."""
+        return self._pid != 0
+
+    def start(self, now_ns: int) -> None:
+        """Start sealing; only when none is running."""
+        reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
+        self._pid = os.posix_spawn(sys.executable, self._argv, os.environ, file_actions=actions)
+        os.close(writer)
+        self._pipe, self._started_ns, self._output, self._killed = reader, now_ns, b"", False
+
+    def poll(self, now_ns: int) -> list[tuple[str, int, int]] | None:
+        """None while it runs; when it has ended, the (boot id, hour, version) that it sealed."""
+        self._drain()
+        pid, _status = os.waitpid(self._pid, os.WNOHANG)
+        if pid == 0:
+            if now_ns - self._started_ns > SEAL_LIMIT_NS and not self._killed:
+                log(
+                    f"seal: still writing after {SEAL_LIMIT_NS // NS_PER_S} s (is the shared file system away?); killed"
+                )
+                os.kill(self._pid, signal.SIGKILL)
+                self._killed = True
+            return None
+        self._drain()
+        os.close(self._pipe)
+        self._pid, self._pipe = 0, -1
+        sealed = []
+        for line in self._output.decode("ascii", "replace").splitlines():
+            words = line.split()
+            if len(words) == 3 and words[1].isdigit() and words[2].isdigit():
+                sealed.append((words[0], int(words[1]), int(words[2])))
+        return sealed
+
+    def _drain(self) -> None:
+        try:
+            while chunk := os.read(self._pipe, 65536):
+                self._output += chunk
+        except BlockingIOError:
+            return
+
+
+class Daemon:
+    """Everything one node does, from `run` to SIGTERM.
+
+    Args:
+        config: the site's settings; config_path: its file, handed to the sealing child.
+        node: the node's name as Slurm knows it.
+    """
+
+    def __init__(self, config: Config, config_path: Path | None, node: str) -> None:
+        self.config = config
+        self.node = node
+        self._state = config.state_dir(node)
+        self._run = config.run_dir(node)
+        self._lock = Lock(self._state)
+        self._store = Store(self._state / STORE_NAME, config.cluster, node)
+        try:
+            (self._run / "jobs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as err:
+            raise StoreError(
+                f"cannot create {self._run}/jobs: {err.strerror} (paths.run_dir must be writable)"
+            ) from err
+        root = SysRoot(config.daemon.root)
+        self._meters = meter_table.discover(root, config)
+        self._files = JobFiles(self._run / "jobs")
+        self.sampler = Sampler(
+            root,
+            node,
+            self._meters,
+            self._files,
+            cpus=config.daemon.cpus,
+            configured_idle_uw=_idle_uw(config),
+            log=log,
+        )
+        self._seal = SealChild(config_path, node)
+        self._interval_ns = round(config.daemon.interval_s * NS_PER_S)
+        self._stop = False
+        self._minute = 0
+        self._seal_due_ns = 0
+        self._job_due_ns: int | None = None
+        self._jobs_ended = 0
+        self._refresh_ns = 0
+        self._commit_failed = False
+        self._dirty = False
+        self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+    # ---- the loop -----------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Tick until SIGTERM or SIGINT; then seal and return."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
+        (self._run / "daemon.pid").write_text(f"{os.getpid()}\n")
+        resumed = self._store.resume()
+        if resumed is not None:
+            self.sampler.resume(*resumed)
+        self._introduce(resumed is not None)
+        at_ns, wall_ns = clocks()
+        self.sampler.notice(at_ns, wall_ns, True)
+        self._seal_due_ns = at_ns + self._first_seal_ns()
+        self._dirty = bool(self._store.hours(unsealed=True))
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        if self.sampler.watch.fd >= 0:
+            poll.register(self.sampler.watch.fd, select.POLLIN)
+        _notify_systemd("READY=1")
+        last_ns = 0
+        changed = False
+        while not self._stop:
+            at_ns, wall_ns = clocks()
+            due_ns = at_ns + self._interval_ns - wall_ns % self._interval_ns if last_ns else at_ns
+            if changed:
+                due_ns = max(at_ns, last_ns + EVENT_SPACING_NS)
+            if due_ns > at_ns:
+                poll.poll((due_ns - at_ns + NS_PER_MS - 1) // NS_PER_MS)
+                self._drain_wake()
+                happened = self.sampler.watch.fd >= 0 and self.sampler.watch.changed()
+                changed = changed or happened
+                at_ns, wall_ns = clocks()
+                if at_ns < due_ns and not (changed and at_ns >= last_ns + EVENT_SPACING_NS):
+                    continue
+            last_ns = at_ns
+            self._step(at_ns, wall_ns, changed)
+            changed = False
+        self._finish()
+
+    def _step(self, at_ns: int, wall_ns: int, changed: bool) -> None:
+        sampler = self.sampler
+        sampler.notice(at_ns, wall_ns, changed)
+        sampler.tick(*clocks())
+        if sampler.jobs_ended != self._jobs_ended:
+            self._jobs_ended = sampler.jobs_ended
+            if self._job_due_ns is None:
+                self._job_due_ns = at_ns + round(self.config.daemon.seal_after_job_s * NS_PER_S)
+        minute = wall_ns // NS_PER_S // BUCKET_S
+        if minute != self._minute:
+            self._minute = minute
+            self.commit()
+            _notify_systemd("WATCHDOG=1")
+        if at_ns >= self._refresh_ns:
+            self._refresh_ns = at_ns + REFRESH_NS
+            sampler.refresh()
+        self._mind_seal(at_ns)
+
+    def commit(self) -> bool:
+        """Write what is pending to the store; False (and said once) when the disk refuses: then it stays pending."""
+        mark = self.sampler.settle()
+        if mark is None:
+            return True
+        try:
+            self._store.commit(self.sampler.pending, mark, self.sampler.channels, self._about())
+        except sqlite3.Error as err:
+            if not self._commit_failed:
+                log(f"store: {err}; sampling goes on, rows are kept in memory until {self._state} can be written again")
+            self._commit_failed = True
+            return False
+        if self._commit_failed:
+            self._commit_failed = False
+            log("store: can be written again; nothing was lost")
+        self._dirty = True
+        for run in self.sampler.committed():
+            self._files.remove(run.job_id, run.restart)
+        return True
+
+    def _mind_seal(self, at_ns: int) -> None:
+        if self._seal.running:
+            sealed = self._seal.poll(at_ns)
+            if sealed is not None:
+                self._take_sealed(sealed)
+            return
+        due = at_ns >= self._seal_due_ns or (self._job_due_ns is not None and at_ns >= self._job_due_ns)
+        if not due:
+            return
+        self._job_due_ns = None
+        self._seal_due_ns = at_ns + self.config.daemon.seal_s * NS_PER_S
+        self.commit()
+        if self._dirty:
+            self._start_seal(at_ns)
+
+    def _start_seal(self, at_ns: int) -> None:
+        try:
+            self._seal.start(at_ns)
+        except OSError as err:
+            log(f"seal: cannot start ({err.strerror}); the rows stay in the store")
+
+    def _take_sealed(self, sealed: list[tuple[str, int, int]]) -> None:
+        try:
+            if sealed:
+                self._store.mark_sealed(sealed)
+            keep_from = int(time.time()) // HOUR_S - self.config.daemon.keep_days * 24
+            self._store.drop_before(keep_from)
+            self._dirty = bool(self._store.hours(unsealed=True))
+        except sqlite3.Error as err:
+            log(f"store: {err}; the next seal repeats the last one")
+
+    def _finish(self) -> None:
+        """SIGTERM: one more tick, commit, seal, go."""
+        _notify_systemd("STOPPING=1")
+        at_ns, wall_ns = clocks()
+        self.sampler.notice(at_ns, wall_ns, True)
+        self.sampler.tick(*clocks())
+        self.commit()
+        deadline = time.monotonic() + STOP_WAIT_S
+        again = True
+        while time.monotonic() < deadline:
+            at_ns, _ = clocks()
+            if not self._seal.running:
+                if not (again and self._dirty):
+                    break
+                again = False
+                self._start_seal(at_ns)
+                continue
+            sealed = self._seal.poll(at_ns)
+            if sealed is not None:
+                self._take_sealed(sealed)
+            else:
+                time.sleep(0.02)
+        if self._seal.running:
+            log("seal: did not end in time; the rows stay in the store and the next start brings them")
+        self.close()
+        log("stopped")
+
+    def close(self) -> None:
+        """Give everything back; the pid file goes last."""
+        self.sampler.close()
+        self._store.close()
+        (self._run / "daemon.pid").unlink(missing_ok=True)
+        self._lock.release()
+
+    # ---- speech -------------------------------------------------------------------------------------------------
+
+    def _introduce(self, resumed: bool) -> None:
+        sampler = self.sampler
+        names = ", ".join(channel.key for channel in sampler.channels) or "nothing (see hpccarbon doctor)"
+        how = "continuing from the store" if resumed else "with a new store"
+        log(f"node {self.node} of cluster {self.config.cluster}: {sampler.node.cpus} CPUs, {how}; reading {names}")
+        for meter in self._meters:
+            for finding in meter.findings:
+                if finding.state in ("denied", "failing"):
+                    log(f"gap: {finding.meter}/{finding.zone}: {finding.detail}; {finding.advice}")
+
+    def _about(self) -> str:
+        """What the shard's metadata says of this node: its meters, their static power, what could not be read."""
+        idle = self.sampler.idle_uw
+        about: Mapping[str, object] = {
+            "cpus": self.sampler.node.cpus,
+            "meters": [
+                {
+                    "meter": channel.key,
+                    "component": channel.component,
+                    "modelled": channel.modelled,
+                    "idle_power_w": idle[channel.key] / 1e6 if channel.key in idle else None,
+                    "note": channel.note,
+                }
+                for channel in self.sampler.channels
+            ],
+            "gaps": self.sampler.gaps,
+            "denied": [f.zone for meter in self._meters for f in meter.findings if f.state == "denied"],
+        }
+        return msgspec.json.encode(about).decode()
+
+    def _first_seal_ns(self) -> int:
+        """A node's own phase, so that ten thousand nodes do not write at the same second."""
+        return zlib.crc32(self.node.encode()) % self.config.daemon.seal_s * NS_PER_S
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        self._stop = True
+
+    def _drain_wake(self) -> None:
+        try:
+            os.read(self._wake, 64)
+        except BlockingIOError:
+            return
+
+
+def clocks() -> tuple[int, int]:
+    """(boot-time clock, wall clock) of this moment, ns. Durations come from the first, labels from the second."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME), time.time_ns()
+
+
+def _idle_uw(config: Config) -> dict[str, int]:
+    daemon = config.daemon
+    watts = {"cpu": daemon.idle_power_w, "dram": daemon.dram_idle_power_w}
+    return {component: round(power_w * 1e6) for component, power_w in watts.items() if power_w}
+
+
+def _notify_systemd(state: str) -> None:
+    """Tell systemd, where it asked (sd_notify(3)); never waits."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as sock:
+        try:
+            sock.sendto(state.encode(), "\0" + address[1:] if address.startswith("@") else address)
+        except OSError as err:
+            if err.errno != errno.EAGAIN:
+                os.environ.pop("NOTIFY_SOCKET", None)

@@ -1,0 +1,208 @@
+"""Turns hours of the store into Parquet shards. A short-lived child: it alone loads pyarrow and sees the shared disk.
+
+    python -m hpccarbon.node.seal CONFIG NODE
+
+It reads what is unsealed while it still is root, becomes `daemon.seal_user` (shared file systems squash root), writes
+each shard under a temporary name, fsyncs, renames, and prints one line `BOOT HOUR VERSION` per shard for its parent.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpccarbon import __version__
+from hpccarbon import config as configuration
+from hpccarbon.errors import HpcCarbonError
+from hpccarbon.node.store import Hour, MeterRow, Row, Store
+from hpccarbon.schema import SHARD, SHARD_VERSION, arrow_schema
+from hpccarbon.units import HOUR_S, NS_PER_US
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+STORE_NAME = "store.sqlite"
+
+
+def shard_path(shards: Path, cluster: str, node: str, boot_id: str, hour: int) -> Path:
+    """Where the shard of one node, boot and hour (hours since the epoch, UTC) lies."""
+    start = datetime.fromtimestamp(hour * HOUR_S, timezone.utc)
+    return shards / cluster / f"date={start:%Y-%m-%d}" / f"hour={start:%H}" / f"{node}.{boot_id}.parquet"
+
+
+def shard_table(rows: list[Row], meters: list[MeterRow], metadata: dict[str, str]) -> pa.Table:
+    """The rows of one shard as an Arrow table with columns `schema.SHARD`, sorted by (job_id, bucket)."""
+    import pyarrow as pa
+
+    columns: dict[str, list[Any]] = {column.name: [] for column in SHARD}
+    records = [_share_record(row) for row in rows] + [_meter_record(row) for row in meters]
+    # null job ids (system, unallocated, meters) come last, so that a job's rows lie together.
+    records.sort(
+        key=lambda r: (
+            r["job_id"] is None,
+            r["job_id"] or 0,
+            r["run"] or "",
+            r["holder"],
+            r["meter"] or "",
+            r["bucket"],
+        )
+    )
+    for record in records:
+        for name, values in columns.items():
+            values.append(record[name])
+    schema = arrow_schema(SHARD, metadata)
+    return pa.table(
+        {name: pa.array(values, type=schema.field(name).type) for name, values in columns.items()}, schema=schema
+    )
+
+
+def _share_record(row: Row) -> dict[str, Any]:
+    run = row.run
+    return {
+        "bucket": row.bucket,
+        "holder": row.holder,
+        "job_id": run.job_id if run else None,
+        "run": run.run if run else None,
+        "meter": None,
+        "uid": run.uid if run else None,
+        "user": run.user if run else None,
+        "account": run.account if run else None,
+        "partition": run.partition if run else None,
+        "cpu_uj": row.cpu_uj,
+        "dram_uj": row.dram_uj,
+        "gpu_uj": row.gpu_uj,
+        "other_uj": row.other_uj,
+        "idle_uj": row.idle_uj,
+        "modelled_uj": row.modelled_uj,
+        "cpu_time_us": row.cpu_time_ns // NS_PER_US if row.holder != "unallocated" else None,
+        "alloc_cores": row.cores,
+        "alloc_gpus": row.gpus,
+        "present_ms": _ms(row.present_us),
+        "covered_ms": _ms(row.covered_us),
+    }
+
+
+def _meter_record(row: MeterRow) -> dict[str, Any]:
+    record: dict[str, Any] = {column.name: None for column in SHARD}
+    component = "other_uj" if row.component == "node" else f"{row.component}_uj"
+    record.update(
+        bucket=row.bucket,
+        holder="meter",
+        meter=row.channel,
+        idle_uj=0,
+        modelled_uj=row.energy_uj if row.modelled else 0,
+        present_ms=_ms(row.covered_us),
+        covered_ms=_ms(row.covered_us),
+    )
+    record[component] = row.energy_uj
+    return record
+
+
+def _ms(us: int) -> int:
+    return (us + 500) // 1000
+
+
+def write_shard(table: pa.Table, path: Path) -> None:
+    """Write under a temporary name, fsync, rename: a reader sees the old shard or the new one, never a half."""
+    import pyarrow.parquet as pq
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(temporary, flags, 0o640), "wb") as file:
+            pq.write_table(table, file, compression="zstd", use_dictionary=True, write_statistics=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def become(user: str) -> None:
+    """Drop from root to a service user, for good; nothing where `user` is empty or already who we are.
+
+    Raises: HpcCarbonError when there is no such user or this process may not become it.
+    """
+    if not user:
+        return
+    import pwd
+
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise HpcCarbonError(
+            f"daemon.seal_user: no user {user!r} on this node (create it, or leave the key empty)"
+        ) from None
+    if os.geteuid() == entry.pw_uid:
+        return
+    try:
+        os.initgroups(user, entry.pw_gid)
+        os.setgid(entry.pw_gid)
+        os.setuid(entry.pw_uid)
+    except PermissionError as err:
+        raise HpcCarbonError(
+            f"daemon.seal_user: cannot become {user!r}: {err.strerror} (run the daemon as root)"
+        ) from err
+
+
+def _read(config: configuration.Config, node: str) -> list[tuple[Hour, list[Row], list[MeterRow], dict[str, str]]]:
+    store = Store(config.state_dir(node) / STORE_NAME, config.cluster, node, readonly=True)
+    try:
+        hours = store.hours(unsealed=True)
+        return [
+            (hour, list(store.shares(hour)), list(store.meters(hour)), _metadata(config, node, hour, store))
+            for hour in hours
+        ]
+    finally:
+        store.close()
+
+
+def _metadata(config: configuration.Config, node: str, hour: Hour, store: Store) -> dict[str, str]:
+    return {
+        "schema": "shard",
+        "version": str(SHARD_VERSION),
+        "cluster": config.cluster,
+        "node": node,
+        "boot_id": hour.boot_id,
+        "hour": datetime.fromtimestamp(hour.hour * HOUR_S, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "daemon_version": __version__,
+        "about": store.get(f"about/{hour.boot_id}") or "{}",
+        "units": "energy µJ, CPU time µs, presence ms",
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Seal every hour that is behind. Exit 0 when all are written, 1 when one could not be."""
+    os.nice(19)
+    os.umask(0o027)
+    try:
+        config, node = configuration.load(Path(argv[0])), argv[1]
+        work = _read(config, node)
+        become(config.daemon.seal_user)
+    except (HpcCarbonError, OSError) as err:
+        print(f"seal: {err}", file=sys.stderr)
+        return 1
+    failed = False
+    for hour, rows, meters, metadata in work:
+        path = shard_path(config.shared("shards"), config.cluster, node, hour.boot_id, hour.hour)
+        try:
+            write_shard(shard_table(rows, meters, metadata), path)
+        except OSError as err:
+            print(f"seal: cannot write {path}: {err.strerror or err}", file=sys.stderr)
+            failed = True
+            continue
+        print(hour.boot_id, hour.hour, hour.version, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

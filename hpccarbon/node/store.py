@@ -1,0 +1,309 @@
+"""The node's memory: divided energy and the raw counters it ends at, in one SQLite transaction. Never on a shared disk.
+
+After `kill -9` the next start continues from the counters of the last transaction: nothing is lost, nothing is counted
+twice. After a power cut the last transactions may be missing (WAL, synchronous=NORMAL), never half of one.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from hpccarbon.errors import StoreError
+from hpccarbon.node.sampler import SYSTEM, Mark, Pending, RunKey
+from hpccarbon.records import Channel, Run
+from hpccarbon.units import HOUR_S
+
+VERSION = 1
+_SYSTEM_ID, _UNALLOCATED_ID = 0, -1
+_TABLES = """
+CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS boot (id INTEGER PRIMARY KEY, boot_id TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS run (
+    id INTEGER PRIMARY KEY, boot INTEGER NOT NULL, job_id INTEGER NOT NULL, run TEXT NOT NULL,
+    facts TEXT NOT NULL, cores INTEGER, gpus INTEGER, last_hour INTEGER NOT NULL DEFAULT 0, UNIQUE (boot, job_id, run));
+CREATE TABLE IF NOT EXISTS share (
+    boot INTEGER NOT NULL, bucket INTEGER NOT NULL, run INTEGER NOT NULL,
+    cpu_uj INTEGER, dram_uj INTEGER, gpu_uj INTEGER, other_uj INTEGER,
+    idle_uj INTEGER NOT NULL, modelled_uj INTEGER NOT NULL, cpu_time_ns INTEGER NOT NULL,
+    present_us INTEGER NOT NULL, covered_us INTEGER NOT NULL,
+    PRIMARY KEY (boot, bucket, run)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS meter (
+    boot INTEGER NOT NULL, bucket INTEGER NOT NULL, channel TEXT NOT NULL,
+    component TEXT NOT NULL, modelled INTEGER NOT NULL, energy_uj INTEGER NOT NULL, covered_us INTEGER NOT NULL,
+    PRIMARY KEY (boot, bucket, channel)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS hour (
+    boot INTEGER NOT NULL, hour INTEGER NOT NULL, version INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (boot, hour)) WITHOUT ROWID;
+"""
+_ADD_SHARE = """
+INSERT INTO share VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    cpu_uj = coalesce(cpu_uj + excluded.cpu_uj, cpu_uj, excluded.cpu_uj),
+    dram_uj = coalesce(dram_uj + excluded.dram_uj, dram_uj, excluded.dram_uj),
+    gpu_uj = coalesce(gpu_uj + excluded.gpu_uj, gpu_uj, excluded.gpu_uj),
+    other_uj = coalesce(other_uj + excluded.other_uj, other_uj, excluded.other_uj),
+    idle_uj = idle_uj + excluded.idle_uj, modelled_uj = modelled_uj + excluded.modelled_uj,
+    cpu_time_ns = cpu_time_ns + excluded.cpu_time_ns,
+    present_us = present_us + excluded.present_us, covered_us = covered_us + excluded.covered_us
+"""
+_ADD_METER = """
+INSERT INTO meter VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    energy_uj = energy_uj + excluded.energy_uj, covered_us = covered_us + excluded.covered_us
+"""
+
+
+class Hour(NamedTuple):
+    """One hour of one boot: `version` grows with every transaction on it, `sealed` is the one in the shard."""
+
+    boot_id: str
+    hour: int
+    version: int
+    sealed: int
+
+
+class Row(NamedTuple):
+    """A stored share with its holder's facts; `run` is None for system, unallocated and meters."""
+
+    bucket: int
+    holder: str
+    run: Run | None
+    cores: int | None
+    gpus: int | None
+    cpu_uj: int | None
+    dram_uj: int | None
+    gpu_uj: int | None
+    other_uj: int | None
+    idle_uj: int
+    modelled_uj: int
+    cpu_time_ns: int
+    present_us: int
+    covered_us: int
+
+
+class MeterRow(NamedTuple):
+    """What one meter counted in one bucket."""
+
+    bucket: int
+    channel: str
+    component: str
+    modelled: bool
+    energy_uj: int
+    covered_us: int
+
+
+class Store:
+    """The store of one node. The daemon alone writes; the sealing child opens it with `readonly`.
+
+    Raises: StoreError when the file cannot be opened, is not a store, or belongs to another cluster or node.
+    """
+
+    def __init__(self, path: Path, cluster: str, node: str, *, readonly: bool = False) -> None:
+        self.path = path
+        try:
+            if readonly:
+                self._db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=30)
+            else:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._db = sqlite3.connect(path, timeout=1, isolation_level=None)
+                path.chmod(0o600)
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=NORMAL")
+            self._prepare(cluster, node, readonly)
+        except (OSError, sqlite3.Error) as err:
+            raise StoreError(f"store {path}: {err} (is paths.state_dir on a node-local disk with room?)") from err
+        self._boots: dict[str, int] = {}
+
+    def _prepare(self, cluster: str, node: str, readonly: bool) -> None:
+        known = self._db.execute("SELECT name FROM sqlite_master WHERE name = 'state'").fetchone()
+        if known is None and not readonly:
+            with _transaction(self._db):
+                for statement in _TABLES.split(";"):
+                    self._db.execute(statement)
+                self._put("version", str(VERSION))
+                self._put("owner", f"{cluster}/{node}")
+        version, owner = self.get("version"), self.get("owner")
+        if version != str(VERSION):
+            raise StoreError(f"store {self.path}: written by schema version {version}, this release reads {VERSION}")
+        if owner != f"{cluster}/{node}":
+            raise StoreError(
+                f"store {self.path}: belongs to {owner}, not to {cluster}/{node} (put %n into paths.state_dir, "
+                "or move the old store away)"
+            )
+
+    def get(self, key: str) -> str | None:
+        """A remembered text."""
+        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        return row[0] if row else None
+
+    def _put(self, key: str, value: str) -> None:
+        self._db.execute(
+            "INSERT INTO state VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (key, value)
+        )
+
+    def commit(self, pending: Pending, mark: Mark, channels: Sequence[Channel], about: str) -> None:
+        """Write what was divided and the counters it ends at, both or neither.
+
+        `about` is JSON about the node (meters, gaps) that the shard's metadata will carry.
+        Raises: sqlite3.Error (full disk, for one); then nothing was written and `pending` is still the caller's.
+        """
+        kinds = {channel.key: channel for channel in channels}
+        with _transaction(self._db):
+            boot = self._boot(mark.boot_id)
+            ids = {key: self._run(boot, key, run, pending) for key, run in pending.runs.items()}
+            hours: set[int] = set()
+            for (bucket, holder), share in pending.shares.items():
+                if isinstance(holder, str):
+                    holder_id = _SYSTEM_ID if holder == SYSTEM else _UNALLOCATED_ID
+                else:
+                    holder_id = ids[holder] if holder in ids else self._run_id(boot, holder)
+                hours.add(bucket // HOUR_S)
+                self._db.execute(_ADD_SHARE, (boot, bucket, holder_id, *msgspec.structs.astuple(share)))
+            for (bucket, key), (energy_uj, covered_us) in pending.meters.items():
+                channel = kinds.get(key)
+                component = channel.component if channel else "cpu"
+                modelled = bool(channel and channel.modelled)
+                hours.add(bucket // HOUR_S)
+                self._db.execute(_ADD_METER, (boot, bucket, key, component, modelled, energy_uj, covered_us))
+            for hour in hours:
+                self._db.execute(
+                    "INSERT INTO hour VALUES (?, ?, 1, 0) ON CONFLICT DO UPDATE SET version = version + 1", (boot, hour)
+                )
+            if hours and ids:
+                last = max(hours)
+                self._db.executemany(
+                    "UPDATE run SET last_hour = max(last_hour, ?) WHERE id = ?", [(last, run) for run in ids.values()]
+                )
+            self._put("mark", msgspec.json.encode(mark).decode())
+            self._put(f"about/{mark.boot_id}", about)
+
+    def _boot(self, boot_id: str) -> int:
+        if boot_id not in self._boots:
+            self._db.execute("INSERT OR IGNORE INTO boot (boot_id) VALUES (?)", (boot_id,))
+            row = self._db.execute("SELECT id FROM boot WHERE boot_id = ?", (boot_id,)).fetchone()
+            self._boots[boot_id] = row[0]
+        return self._boots[boot_id]
+
+    def _run(self, boot: int, key: RunKey, run: Run, pending: Pending) -> int:
+        cores, gpus = pending.alloc.get(key, (run.alloc_cores, len(run.alloc_gpus)))
+        self._db.execute(
+            "INSERT INTO run (boot, job_id, run, facts, cores, gpus) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT DO UPDATE SET facts = excluded.facts, cores = excluded.cores, gpus = excluded.gpus",
+            (boot, *key, msgspec.json.encode(run).decode(), cores, gpus),
+        )
+        return self._run_id(boot, key)
+
+    def _run_id(self, boot: int, key: RunKey) -> int:
+        row = self._db.execute("SELECT id FROM run WHERE boot = ? AND job_id = ? AND run = ?", (boot, *key)).fetchone()
+        if row is None:
+            raise StoreError(f"store {self.path}: no run {key}")
+        return int(row[0])
+
+    def resume(self) -> tuple[Mark, dict[RunKey, Run]] | None:
+        """The last counters and the runs they know, or None for a new store."""
+        text = self.get("mark")
+        if text is None:
+            return None
+        mark = msgspec.json.decode(text, type=Mark)
+        runs: dict[RunKey, Run] = {}
+        boot = self._boot(mark.boot_id)
+        for name in mark.groups:
+            job_id, _, run = name.partition("/")
+            row = self._db.execute(
+                "SELECT facts FROM run WHERE boot = ? AND job_id = ? AND run = ?", (boot, int(job_id), run)
+            ).fetchone()
+            if row:
+                runs[int(job_id), run] = msgspec.json.decode(row[0], type=Run)
+        return mark, runs
+
+    def hours(self, *, unsealed: bool = False) -> list[Hour]:
+        """Hours in the store, oldest first; with `unsealed` only those whose shard is behind."""
+        where = "WHERE version > sealed" if unsealed else ""
+        rows = self._db.execute(
+            f"SELECT boot_id, hour, version, sealed FROM hour JOIN boot ON boot.id = hour.boot {where} ORDER BY hour"  # noqa: S608
+        )
+        return [Hour(*row) for row in rows]
+
+    def shares(self, hour: Hour) -> Iterator[Row]:
+        """The shares of one hour, by job and bucket."""
+        boot = self._db.execute("SELECT id FROM boot WHERE boot_id = ?", (hour.boot_id,)).fetchone()[0]
+        runs: dict[int, tuple[Run, int | None, int | None]] = {}
+        first = hour.hour * HOUR_S
+        for bucket, run_id, *energies in self._db.execute(
+            "SELECT bucket, run, cpu_uj, dram_uj, gpu_uj, other_uj, idle_uj, modelled_uj, cpu_time_ns, present_us, "
+            "covered_us FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?",
+            (boot, first, first + HOUR_S),
+        ):
+            if run_id <= 0:
+                yield Row(bucket, "system" if run_id == _SYSTEM_ID else "unallocated", None, None, None, *energies)
+                continue
+            if run_id not in runs:
+                facts, cores, gpus = self._db.execute(
+                    "SELECT facts, cores, gpus FROM run WHERE id = ?", (run_id,)
+                ).fetchone()
+                runs[run_id] = (msgspec.json.decode(facts, type=Run), cores, gpus)
+            yield Row(bucket, "job", *runs[run_id], *energies)
+
+    def meters(self, hour: Hour) -> Iterator[MeterRow]:
+        """What the meters counted in one hour."""
+        first = hour.hour * HOUR_S
+        for row in self._db.execute(
+            "SELECT bucket, channel, component, modelled, energy_uj, covered_us FROM meter "
+            "JOIN boot ON boot.id = meter.boot WHERE boot_id = ? AND bucket >= ? AND bucket < ?",
+            (hour.boot_id, first, first + HOUR_S),
+        ):
+            yield MeterRow(*row)
+
+    def mark_sealed(self, sealed: Iterable[tuple[str, int, int]]) -> None:
+        """Remember (boot id, hour, version) that lie in their shards."""
+        with _transaction(self._db):
+            for boot_id, hour, version in sealed:
+                self._db.execute(
+                    "UPDATE hour SET sealed = max(sealed, ?) WHERE hour = ? "
+                    "AND boot = (SELECT id FROM boot WHERE boot_id = ?)",
+                    (version, hour, boot_id),
+                )
+
+    def drop_before(self, hour: int) -> int:
+        """Remove sealed hours older than `hour`; how many went. An hour whose shard is behind is never removed."""
+        old = self._db.execute("SELECT boot, hour FROM hour WHERE hour < ? AND sealed >= version", (hour,)).fetchall()
+        with _transaction(self._db):
+            for boot, gone in old:
+                span = (boot, gone * HOUR_S, (gone + 1) * HOUR_S)
+                self._db.execute("DELETE FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
+                self._db.execute("DELETE FROM meter WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
+                self._db.execute("DELETE FROM hour WHERE boot = ? AND hour = ?", (boot, gone))
+            if old:
+                self._db.execute("DELETE FROM run WHERE last_hour < ? AND last_hour > 0", (hour,))
+        return len(old)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+
+class _transaction:
+    """BEGIN IMMEDIATE ... COMMIT, or ROLLBACK."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self._db = db
+
+    def __enter__(self) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            try:
+                self._db.execute("COMMIT")
+            except sqlite3.Error:
+                self._rollback()
+                raise
+        else:
+            self._rollback()
+
+    def _rollback(self) -> None:
+        if self._db.in_transaction:
+            self._db.execute("ROLLBACK")

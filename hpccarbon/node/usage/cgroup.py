@@ -1,0 +1,182 @@
+"""CPU time of Slurm's job cgroups, v1 and v2, in every layout Slurm has used. Finds groups; never writes to one.
+
+Layouts (Slurm sources of each branch, docs/method.md "Where the CPU time is read"):
+v1   sys/fs/cgroup/{cpuacct,cpu,cpuacct}/slurm[_NODE]/uid_U/job_J/cpuacct.usage        nanoseconds
+v2   [PREFIX/]SLICE/[NODE_]slurmstepd.scope/job_J/cpu.stat       up to 25.11, 26.05 with CgroupJobIdPaths=yes
+v2   [PREFIX/]SLICE/[NODE_]slurmstepd.scope/sXXXXXXXXXXXXX/cpu.stat                   26.05: the job's SLUID
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, NamedTuple
+
+from hpccarbon.errors import MeterError, MeterMalformed
+from hpccarbon.node.sysroot import SysFile, SysRoot, parse_cpu_list
+
+CGROUP = "sys/fs/cgroup"
+_V1_CONTROLLERS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
+_JOB = re.compile(r"job_(\d{1,18})")
+_SLUID = re.compile(r"s[0-9A-Z]{13}")
+_UID = re.compile(r"uid_(\d{1,10})")
+_STEPD = re.compile(rb"slurmstepd: \[(\d{1,18})[.\]]")
+_SCOPE_DEPTH = 4
+"""How deep a scope is searched: a container's prefix can precede the slice (24.11)."""
+
+
+class Layout(NamedTuple):
+    """Where Slurm keeps its jobs on this node.
+
+    `scope` is the directory that holds the jobs and keeps the CPU time of removed ones; `usage` the file in it and in
+    each job; `busy` the file with the CPU time of everything on the node; `unit_ns` the length of one count of `usage`.
+    """
+
+    version: Literal[1, 2]
+    base: str
+    scope: str
+    usage: str
+    busy: str
+    unit_ns: int
+
+
+class JobGroup(NamedTuple):
+    """A job's directory below the scope; `job_id` is None for a SLUID that nobody has named yet."""
+
+    path: str
+    job_id: int | None
+    sluid: str | None
+    uid: int | None
+
+
+def find_layout(root: SysRoot, node: str) -> Layout | None:
+    """Slurm's scope for this node, or None where Slurm has not made one yet.
+
+    A scope with the node's name (multiple slurmd) wins over one without.
+    """
+    for controller in _V1_CONTROLLERS:
+        base = f"{CGROUP}/{controller}"
+        for name in (f"slurm_{node}", "slurm"):
+            if root.exists(f"{base}/{name}/cpuacct.usage"):
+                return Layout(1, base, f"{base}/{name}", "cpuacct.usage", f"{base}/cpuacct.usage", 1)
+    for base in (CGROUP, f"{CGROUP}/unified"):
+        if not root.exists(f"{base}/cgroup.controllers"):
+            continue
+        scopes = _scopes(root, base, _SCOPE_DEPTH)
+        for name in (f"{node}_slurmstepd.scope", "slurmstepd.scope"):
+            for scope in scopes:
+                if scope.rsplit("/", 1)[-1] == name:
+                    return Layout(2, base, scope, "cpu.stat", f"{base}/cpu.stat", 1_000)
+    return None
+
+
+def _scopes(root: SysRoot, directory: str, depth: int) -> list[str]:
+    """Directories named *slurmstepd.scope, the shallowest first."""
+    found: list[str] = []
+    deeper: list[str] = []
+    for name in root.names(directory):
+        path = f"{directory}/{name}"
+        if name.endswith("slurmstepd.scope"):
+            found.append(path)
+        elif "." not in name or name.endswith((".slice", ".scope", ".service")):
+            deeper.append(path)
+    if depth > 1:
+        for path in deeper:
+            if root.path(path).is_dir():
+                found += _scopes(root, path, depth - 1)
+    return found
+
+
+def job_directories(root: SysRoot, layout: Layout) -> list[JobGroup]:
+    """Every job directory below the scope now."""
+    if layout.version == 2:
+        return [group for name in root.names(layout.scope) if (group := parse_job_directory(name, None)) is not None]
+    groups: list[JobGroup] = []
+    for user in user_directories(root, layout):
+        for name in root.names(f"{layout.scope}/{user}"):
+            group = parse_job_directory(name, int(user.removeprefix("uid_")), f"{user}/")
+            if group is not None:
+                groups.append(group)
+    return groups
+
+
+def user_directories(root: SysRoot, layout: Layout) -> list[str]:
+    """The directories of users between the scope and their jobs: v1 has them, v2 does not."""
+    return [name for name in root.names(layout.scope) if _UID.fullmatch(name)] if layout.version == 1 else []
+
+
+def parse_job_directory(name: str, uid: int | None, prefix: str = "") -> JobGroup | None:
+    """What a directory name says: `job_J`, a SLUID, or None for something that is no job."""
+    if match := _JOB.fullmatch(name):
+        return JobGroup(prefix + name, int(match[1]), None, uid)
+    if _SLUID.fullmatch(name):
+        return JobGroup(prefix + name, None, name, uid)
+    return None
+
+
+def job_of_sluid(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
+    """The job id behind a SLUID directory, from the title of the slurmstepd in one of its steps; else None."""
+    directory = f"{layout.scope}/{group.path}"
+    for step in root.names(directory):
+        if step.startswith("step_"):
+            for pid in root.word(f"{directory}/{step}/slurm/cgroup.procs").split():
+                match = _STEPD.search(root.word(f"proc/{pid}/cmdline").encode())
+                if match:
+                    return int(match[1])
+    return None
+
+
+def cpus_of(root: SysRoot, layout: Layout, group: JobGroup) -> list[int] | None:
+    """The CPUs the job is confined to, from its cpuset group; None where cores are not constrained."""
+    if layout.version == 1:
+        scope = layout.scope.rsplit("/", 1)[-1]
+        path = f"{CGROUP}/cpuset/{scope}/{group.path}/cpuset.cpus"
+    else:
+        path = f"{layout.scope}/{group.path}/cpuset.cpus"
+    try:
+        return parse_cpu_list(root.word(path)) or None
+    except ValueError:
+        return None
+
+
+def memory_of(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
+    """The job's memory limit in bytes, from its memory group; None where memory is not constrained."""
+    if layout.version == 1:
+        scope = layout.scope.rsplit("/", 1)[-1]
+        text = root.word(f"{CGROUP}/memory/{scope}/{group.path}/memory.limit_in_bytes")
+    else:
+        text = root.word(f"{layout.scope}/{group.path}/memory.max")
+    # v1 writes "no limit" as a number near 2^63.
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
+
+
+def parse_usage(version: int, text: bytes) -> int:
+    """The cumulative CPU time in a usage file: ns on v1 (one integer), µs on v2 (`usage_usec N` leads cpu.stat).
+
+    Raises: ValueError.
+    """
+    if version == 1:
+        return int(text)
+    word, value = text.split(None, 2)[:2]
+    if word != b"usage_usec":
+        raise ValueError("expected 'usage_usec' first")
+    return int(value)
+
+
+def read_usage(file: SysFile, version: int) -> int:
+    """A usage file's count now. Raises: MeterError (MeterMissing once the group is removed), MeterMalformed."""
+    text = file.read(64)
+    try:
+        count = parse_usage(version, text)
+    except (ValueError, IndexError) as err:
+        raise MeterMalformed(file.path, "expected CPU time") from err
+    if count < 0:
+        raise MeterMalformed(file.path, "negative CPU time")
+    return count
+
+
+def open_or_none(root: SysRoot, relative: str) -> SysFile | None:
+    """The file held open, or None where it is not (any more) there."""
+    try:
+        return root.open(relative)
+    except MeterError:
+        return None
