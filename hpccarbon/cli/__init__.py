@@ -1,0 +1,130 @@
+"""The door: finds the command that was asked for and loads that one alone. Does no work of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from hpccarbon import __version__
+
+
+class Entry(NamedTuple):
+    """A command: `module` holds it as `command`; `help` is written here so that `--help` loads no command."""
+
+    name: str
+    module: str
+    help: str
+
+
+FOR_EVERYONE: tuple[Entry, ...] = (
+    Entry("report", "hpccarbon.cli.report", "Energy and carbon of jobs, users, accounts, nodes or months."),
+    Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
+    Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),
+)
+FOR_OPERATORS: tuple[Entry, ...] = (
+    Entry("daemon", "hpccarbon.cli.daemon", "Measure this node and divide its energy among its jobs."),
+    Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
+    Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
+    Entry("verify", "hpccarbon.cli.verify", "Prove that jobs, system and unallocated add up to the meters."),
+)
+COMMANDS: dict[str, Entry] = {entry.name: entry for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}
+
+
+class LazyGroup(click.Group):
+    """A group whose help comes from the table above and whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, loaded now; None if there is none of that name."""
+        entry = COMMANDS.get(cmd_name)
+        if entry is None:
+            return None
+        command: click.Command = import_module(entry.module).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click does, but a mistyped name is answered with the nearest one."""
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The two lists of commands."""
+        for title, entries in (("Commands", FOR_EVERYONE), ("Commands for operators", FOR_OPERATORS)):
+            with formatter.section(title):
+                formatter.write_dl([(entry.name, entry.help) for entry in entries], col_max=12)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hpccarbon", message="%(prog)s %(version)s")
+def group() -> None:
+    """Energy and carbon of jobs on Slurm clusters: measured, divided among the jobs, and explained.
+
+    Start with `hpccarbon report --job ID`. Data goes to stdout, speech to stderr. Exit status: 0 done, 1 failed,
+    2 wrong usage or configuration.
+    """
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run one command and exit. A failure that has a name is one line on stderr, never a traceback."""
+    sys.exit(_run(args))
+
+
+def _run(args: Sequence[str] | None) -> int:
+    try:
+        result: Any = group.main(args, prog_name="hpccarbon", standalone_mode=False)
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as err:
+        err.show()
+        return err.exit_code
+    except click.ClickException as err:
+        return _misused(err)
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        return _reader_left()
+    except Exception as err:
+        return _failed(err)
+    return result if isinstance(result, int) else 0
+
+
+def _misused(err: click.ClickException) -> int:
+    """Say what was wrong with the call, and where its help is."""
+    from hpccarbon.report.render.inert import inert
+
+    click.echo(f"error: {inert(err.format_message())}", err=True)
+    if isinstance(err, click.UsageError) and err.ctx is not None:
+        click.echo(f"see: {err.ctx.command_path} --help", err=True)
+    return err.exit_code
+
+
+def _failed(err: Exception) -> int:
+    """Say what went wrong. Raises what is no failure of ours: a fault of the program keeps its traceback."""
+    from hpccarbon.errors import ConfigError, HpcCarbonError
+    from hpccarbon.report.render.inert import inert
+
+    if not isinstance(err, HpcCarbonError):
+        raise err
+    for line in (str(err) or type(err).__name__).splitlines():
+        click.echo(f"error: {inert(line)}", err=True)
+    return 2 if isinstance(err, ConfigError) else 1
+
+
+def _reader_left() -> int:
+    """`hpccarbon ... | head`: the reader has what it wanted. Nothing more is written, not even at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
