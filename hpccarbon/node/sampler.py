@@ -413,7 +413,10 @@ class Sampler:
         counts = self._read_fast()
         scope, busy = self._count(self._scope), self._count(self._busy)
         mark = self.mark
-        if mark is None or at_ns <= mark.at_ns:
+        if mark is not None and at_ns == mark.at_ns:
+            return
+        if mark is None or at_ns < mark.at_ns:  # earlier: a boot that did not say so by its id
+            self._close_division()
             self._begin(at_ns, wall_ns, energy, counts, scope, busy)
             return
         deltas = self._differences(energy, at_ns)

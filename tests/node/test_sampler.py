@@ -1,0 +1,254 @@
+"""Laws 1 and 3 on a virtual node: nothing is lost whatever the ticks, jobs, wraps and restarts; and who pays is right."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from virtual import Node, tick
+
+from hpccarbon.node.sampler import Pending, Sampler, difference
+from hpccarbon.node.store import Store
+from hpccarbon.records import Channel
+from hpccarbon.units import NS_PER_S
+
+
+def totals(pending: Pending) -> tuple[dict[str, int], dict[str, int]]:
+    """Energy by component, from the shares and from the meters."""
+    shares = {"cpu": 0, "dram": 0}
+    for share in pending.shares.values():
+        shares["cpu"] += share.cpu_uj or 0
+        shares["dram"] += share.dram_uj or 0
+    metered = {"cpu": 0, "dram": 0}
+    for (_bucket, key), (energy_uj, _covered) in pending.meters.items():
+        metered["dram" if key.endswith("intel-rapl:0:0") else "cpu"] += energy_uj
+    return shares, metered
+
+
+def job_uj(pending: Pending, job: int) -> int:
+    return sum(share.energy_uj for (_b, holder), share in pending.shares.items() if holder[0] == job)
+
+
+def job_cpu_ns(pending: Pending, job: int) -> int:
+    return sum(share.cpu_time_ns for (_b, holder), share in pending.shares.items() if holder[0] == job)
+
+
+def test_a_quiet_node_belongs_to_nobody(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    tick(sampler, node)
+    for _ in range(10):
+        node.run(NS_PER_S)
+        tick(sampler, node)
+    sampler.settle()
+    held = {holder for (_b, holder), share in sampler.pending.shares.items() if share.energy_uj}
+    assert held == {"unallocated"}
+    assert totals(sampler.pending)[0] == {"cpu": 400_000_000, "dram": 40_000_000}
+
+
+def test_static_by_cores_dynamic_by_cpu_time(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    tick(sampler, node)
+    node.start(7, cores=2)
+    tick(sampler, node)
+    for _ in range(10):
+        node.run(NS_PER_S, {7: 1.0}, system=0.5)
+        tick(sampler, node)
+    sampler.settle()
+    shares = {holder: share for (_b, holder), share in sampler.pending.shares.items()}
+    job = next(share for holder, share in shares.items() if holder[0] == 7)
+    assert job.cpu_uj == 400_000_000 * 2 // 8 + 100_000_000
+    assert job.idle_uj == (400_000_000 + 40_000_000) * 2 // 8
+    assert shares["system"].cpu_uj == 50_000_000
+    assert shares["unallocated"].cpu_uj == 300_000_000
+    assert job.cpu_time_ns == 10 * NS_PER_S
+
+
+def test_a_job_that_lived_between_two_ticks_is_charged(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    tick(sampler, node)
+    node.run(NS_PER_S // 4)
+    node.start(7)
+    node.run(NS_PER_S // 5, {7: 1.0})
+    node.end(7)
+    node.run(NS_PER_S // 2)
+    tick(sampler, node)
+    sampler.settle()
+    assert job_cpu_ns(sampler.pending, 7) == NS_PER_S // 5
+    static = (40 + 4) * 1_000_000 // 5 // 8
+    assert job_uj(sampler.pending, 7) == pytest.approx(static + node.dynamic_uj[7], abs=3)
+
+
+def test_a_vanished_job_gets_what_its_scope_kept(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(1, cores=2)
+    node.start(2, cores=2)
+    tick(sampler, node)
+    node.run(NS_PER_S, {1: 1.0, 2: 2.0})
+    tick(sampler, node)
+    node.run(NS_PER_S // 2, {1: 1.0, 2: 2.0})
+    node.end(2)
+    node.run(NS_PER_S // 2, {1: 1.0})
+    tick(sampler, node)
+    sampler.settle()
+    assert job_cpu_ns(sampler.pending, 1) == 2 * NS_PER_S
+    assert job_cpu_ns(sampler.pending, 2) == 3 * NS_PER_S
+
+
+def test_a_requeued_job_is_a_new_run(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    tick(sampler, node)
+    for restart in (0, 1):
+        node.start(5, restart=restart)
+        tick(sampler, node)
+        node.run(NS_PER_S, {5: 1.0})
+        tick(sampler, node)
+        node.end(5, restart=restart)
+        node.run(NS_PER_S)
+        tick(sampler, node)
+    sampler.settle()
+    runs = {holder for (_b, holder) in sampler.pending.shares if not isinstance(holder, str)}
+    assert sorted(run.split(".")[0] for _job, run in runs) == ["0", "1"]
+    assert job_cpu_ns(sampler.pending, 5) == 2 * NS_PER_S
+
+
+def test_a_failed_read_among_good_ones_costs_nothing(tmp_path: Path) -> None:
+    node = Node(tmp_path, idle_w=50, dram=False)
+    sampler = node.sampler()
+    tick(sampler, node)
+    energy = node.root / "sys/class/powercap/intel-rapl:0/energy_uj"
+    for second in range(3):
+        node.run(NS_PER_S)
+        if second == 1:
+            Node._overwrite(energy, "")
+        tick(sampler, node)
+    sampler.settle()
+    assert totals(sampler.pending)[0]["cpu"] == 150_000_000
+
+
+def test_a_sensor_that_stays_away_is_a_gap_not_a_zero(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    tick(sampler, node)
+    energy = node.root / "sys/class/powercap/intel-rapl:0:0/energy_uj"
+    for _ in range(30):
+        node.run(NS_PER_S)
+        Node._overwrite(energy, "")
+        tick(sampler, node)
+    sampler.settle()
+    late = max(bucket for bucket, _holder in sampler.pending.shares)
+    assert sampler.gaps == {"rapl/intel-rapl:0:0": "expected one integer"}
+    share = sampler.pending.shares[late, "unallocated"]
+    assert share.cpu_uj
+    assert share.covered_us < share.present_us
+
+
+def test_wrap_reset_and_doubt() -> None:
+    epyc = Channel("rapl", "intel-rapl:0", "cpu", range_uj=65_536_000_000, max_power_w=400)
+    second = NS_PER_S
+    assert difference(epyc, 65_535_000_000, 199_000_000, second) == 200_000_000
+    assert difference(epyc, 5_000_000, 65_000_000, second) == 60_000_000
+    assert difference(epyc, 30_000_000_000, 1_000_000, second) is None  # a reset: 35 kJ in a second
+    assert difference(epyc, 0, 60_000_000_000, 150 * second) == 60_000_000_000
+    assert difference(epyc, 60_000_000_000, 54_463_999_999, 150 * second) == 59_999_999_999
+    assert difference(epyc, 0, 1_000_000, 165 * second) is None  # may have wrapped twice: never a guess
+    gauge = Channel("bmc", "node", "node", max_power_w=2000)
+    assert difference(gauge, 100, 50, second) is None
+
+
+def commit(sampler: Sampler, store: Store) -> None:
+    """What the daemon does once a minute."""
+    mark = sampler.settle()
+    assert mark is not None
+    store.commit(sampler.pending, mark, sampler.channels, "{}")
+    sampler.committed()
+
+
+def restart(sampler: Sampler, node: Node, store: Store) -> Sampler:
+    """`kill -9` and a new start: nothing but the store and the files is left."""
+    sampler.close()
+    fresh = node.sampler()
+    resumed = store.resume()
+    assert resumed is not None
+    fresh.resume(*resumed)
+    return fresh
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_nothing_is_lost_whatever_happens(tmp_path: Path, seed: int) -> None:
+    """Random jobs, ticks, absences and kills: components, meters and CPU time add up to the counters, as integers."""
+    rng = random.Random(seed)
+    node = Node(tmp_path)
+    store = Store(tmp_path / "state" / "store.sqlite", "virtual", "n1")
+    sampler = node.sampler()
+    tick(sampler, node)
+    committed_at = dict(node.total_uj)
+    cpu_at = node.scope_ns
+    number = 0
+    alive: list[int] = []
+    for _ in range(120):
+        action = rng.random()
+        if action < 0.2 and len(alive) < 6:
+            number += 1
+            hooks = rng.random() < 0.8
+            node.start(number, cores=rng.choice([1, 2]), hooks=hooks)
+            alive.append(number)
+            if not hooks:  # a job that no hook told of is known from the tick that sees its group, and after a
+                tick(sampler, node)  # kill from the store alone
+                commit(sampler, store)
+        elif action < 0.35 and alive:
+            job = alive.pop(rng.randrange(len(alive)))
+            node.end(job, hooks=(node.jobs_dir / f"{job}.0.prolog").exists())
+        elif action < 0.42:
+            commit(sampler, store)
+        elif action < 0.46 and store.resume() is not None:
+            sampler = restart(sampler, node, store)
+        node.run(rng.choice([1, 10**6, 3 * 10**8, 10**9, 25 * 10**9]), {job: rng.random() * 2 for job in alive}, rng.random())
+        if rng.random() < 0.8:
+            tick(sampler, node)
+    tick(sampler, node)
+    commit(sampler, store)
+    rows = [row for hour in store.hours() for row in store.shares(hour)]
+    meters = [row for hour in store.hours() for row in store.meters(hour)]
+    grown = {zone: total - committed_at[zone] for zone, total in node.total_uj.items()}
+    for zone, total in grown.items():
+        assert sum(row.energy_uj for row in meters if row.channel == f"rapl/{zone}") == total
+    assert sum(row.cpu_uj or 0 for row in rows) == grown["intel-rapl:0"] + grown["intel-rapl:1"]
+    assert sum(row.dram_uj or 0 for row in rows) == grown["intel-rapl:0:0"]
+    used = sum(row.cpu_time_ns for row in rows if row.holder == "job")
+    assert used == node.scope_ns - cpu_at
+    for bucket in {row.bucket for row in rows}:
+        there = [row.present_us for row in rows if row.bucket == bucket and row.holder == "unallocated"]
+        assert sum(there) <= 60_000_001
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(1, 59_999), min_size=0, max_size=12, unique=True))
+def test_an_interval_may_be_cut_anywhere(tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
+    """One minute at constant load, ticked once or at any set of moments: the same totals, each job within a µJ a cut."""
+    load = {1: 1.0, 2: 0.5}
+    results = []
+    for moments in ([], cuts):
+        node = Node(tmp_path_factory.mktemp("node"))
+        sampler = node.sampler()
+        node.start(1, cores=2)
+        node.start(2, cores=1)
+        tick(sampler, node)
+        before = 0
+        for moment in [*sorted(moments), 60_000]:
+            node.run((moment - before) * 1_000_000, load)
+            tick(sampler, node)
+            before = moment
+        sampler.settle()
+        results.append((totals(sampler.pending)[0], job_uj(sampler.pending, 1), job_uj(sampler.pending, 2)))
+    whole, cut = results
+    assert cut[0] == whole[0]
+    assert abs(cut[1] - whole[1]) <= 4 * (len(cuts) + 2)
+    assert abs(cut[2] - whole[2]) <= 4 * (len(cuts) + 2)
