@@ -1,0 +1,1 @@
+"""The tests of hpccarbon. A package, so that tests share helpers by name."""
