@@ -1,0 +1,253 @@
+"""Merges an hour's shards into its ledger file: a pure function of the shards, whoever runs it, however often."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, as_completed
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hpccarbon import schema
+from hpccarbon.errors import HpcCarbonError, ShardError
+from hpccarbon.site import index, shards
+from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.units import NS_PER_S
+
+if TYPE_CHECKING:
+    import duckdb
+
+ROW_GROUP_ROWS = 8_192
+"""Rows per row group: small enough that one job's rows are found by statistics, large enough to compress."""
+_SETTLED_NS = 2 * NS_PER_S
+"""A directory that changed within this time before it was listed may change again under the same time stamp."""
+
+_KEYS = ", ".join(f'"{name}"' for name in schema.KEY_COLUMNS)
+_ORDER = ", ".join(
+    f'"{name}" NULLS LAST'
+    for name in ("holder", "job_id", "run", "node", "meter", "uid", "user", "account", "partition")
+)
+_SUMS = ", ".join(f"sum({name})::BIGINT AS {name}" for name in schema.SUM_COLUMNS)
+_MAXIMA = ", ".join(f"max({name}) AS {name}" for name in schema.MAX_COLUMNS)
+_MERGE = f"""
+CREATE OR REPLACE TEMP TABLE merged AS
+SELECT make_timestamptz($hour_us::BIGINT) AS hour, node, {_KEYS}, {_SUMS}, {_MAXIMA},
+    make_timestamptz(min(first_us)) AS first_bucket, make_timestamptz(max(last_us)) AS last_bucket
+FROM grouped GROUP BY ALL ORDER BY {_ORDER}
+"""  # noqa: S608 - column names are our own
+
+
+class HourTask(msgspec.Struct, frozen=True):
+    """One hour to merge: everything a worker needs, on this machine or another that sees the same files."""
+
+    shared: str
+    cluster: str
+    hour: datetime
+    directory: str
+    threads: int | None = None
+
+
+class HourResult(msgspec.Struct, frozen=True):
+    """What became of one hour: its index entry, and the shards that were set aside as (path, reason)."""
+
+    hour: datetime
+    entry: index.HourEntry
+    set_aside: tuple[tuple[str, str], ...]
+
+
+def aggregate_hour(
+    files: Sequence[shards.ShardFile], cluster: str, hour: datetime, target: Path, threads: int | None = None
+) -> tuple[index.Written, list[ShardError]]:
+    """Write the ledger file of one hour to `target`: rows `schema.LEDGER`, the same bytes for the same shards.
+
+    Args:
+        files: the hour's shards, in any order.
+        cluster, hour: what every shard must say of itself.
+        target: replaced as a whole (temporary name, fsync, rename); its directory is made if need be.
+        threads: how many threads the engine may use; the bytes do not depend on it.
+
+    Returns: what the file says it was made of, and the shards that were set aside.
+    Raises: ShardError naming the hour, if a sum leaves 64 bits or the file cannot be written.
+    """
+    import duckdb
+
+    files = sorted(files)
+    con = connect(threads)
+    try:
+        judged = shards.load(con, files, cluster, hour)
+        con.execute(_MERGE, {"hour_us": int(hour.timestamp()) * 1_000_000})
+        found = con.execute("SELECT count(*), min(job_id), max(job_id) FROM merged").fetchone()
+        rows, first_job, last_job = found or (0, None, None)
+        set_aside = tuple((Path(fault.path).name, fault.reason) for fault in judged.faults)
+        written = index.Written(shards.digest(files), len(files), rows, first_job, last_job, set_aside)
+        _put(con, target, cluster, hour, written)
+    except (duckdb.ConversionException, duckdb.OutOfRangeException) as err:
+        raise ShardError(target, f"a sum does not fit in 64 bits: {reason(err)}") from err
+    except OSError as err:
+        raise ShardError(target, f"{err.strerror} (may this user write the ledger?)") from err
+    finally:
+        con.close()
+    return written, judged.faults
+
+
+def _put(con: duckdb.DuckDBPyConnection, target: Path, cluster: str, hour: datetime, written: index.Written) -> None:
+    """Write the table `merged` beside `target`, make it durable, rename it over."""
+    keys = {
+        "schema": "ledger",
+        "version": str(schema.LEDGER_VERSION),
+        "cluster": cluster,
+        "hour": hour.isoformat(),
+        "units": "uJ,us,ms",
+        "made_of": msgspec.json.encode(written).decode(),
+    }
+    pairs = ", ".join(f"{quoted(f'{schema.PRODUCED_BY}.{key}')}: {quoted(value)}" for key, value in keys.items())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        con.execute(
+            f"COPY (FROM merged ORDER BY {_ORDER}) TO {quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd,"
+            f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}, KV_METADATA {{{pairs}}})"
+        )
+        durable(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    durable(target.parent)
+
+
+def durable(path: Path) -> None:
+    """Wait until a file's or a directory's content is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def work(task: HourTask) -> HourResult:
+    """Merge one hour: list its shards, write its ledger file, say what became of it. Runs in any worker."""
+    shared, hour = Path(task.shared), task.hour
+    target = index.ledger_path(shared, task.cluster, hour)
+    files = shards.list_hour(task.directory)
+    written, faults = aggregate_hour(files, task.cluster, hour, target, task.threads)
+    set_aside = tuple((fault.path, fault.reason) for fault in faults)
+    return HourResult(hour, index.entry(str(target), hour, written), set_aside)
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What one run of the aggregator did. `set_aside` and `failed` are (path, reason)."""
+
+    hours: int
+    shards: int
+    set_aside: tuple[tuple[str, str], ...]
+    failed: tuple[tuple[str, str], ...]
+
+
+def aggregate(
+    shared: Path,
+    cluster: str,
+    executor: Executor,
+    *,
+    threads: int | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Outcome:
+    """Bring the ledger up to date: merge every hour whose set of shards differs from the recorded one.
+
+    Args:
+        shared: the shared directory, with `shards/` and `ledger/`.
+        executor: where hours are merged, one task per hour.
+        threads: the engine's threads within a task; None for one per core.
+        since, until: only hours that touch [since, until), aware.
+        progress: told the hours done and to do, after each.
+
+    Raises: HpcCarbonError, if another aggregator is at work, or the shared directory cannot be read or written.
+        One hour that fails is in `failed` and stops no other.
+    """
+    with lock(shared, cluster) as now_ns:
+        con = connect(1)
+        try:
+            recorded, _ = index.known(con, shared, cluster, since, until)
+        finally:
+            con.close()
+        directories = shards.hour_dirs(shared, cluster, since, until)
+        entries: dict[datetime, index.HourEntry] = {}
+        changed_ns: dict[datetime, int] = {}
+        tasks: list[HourTask] = []
+        for hour, directory in directories.items():
+            changed_ns[hour] = _settled(directory, now_ns)
+            files = shards.list_hour(directory)
+            before = recorded.get(hour)
+            if not files:
+                continue
+            if before is None or before.digest != shards.digest(files):
+                tasks.append(HourTask(str(shared), cluster, hour, directory, threads))
+            elif before.directory_ns != changed_ns[hour]:
+                entries[hour] = msgspec.structs.replace(before, directory_ns=changed_ns[hour])
+        outcome = _run(tasks, executor, progress, entries, changed_ns)
+        if entries:
+            index.write(shared, cluster, entries)
+    return outcome
+
+
+def _run(
+    tasks: Sequence[HourTask],
+    executor: Executor,
+    progress: Callable[[int, int], None],
+    entries: dict[datetime, index.HourEntry],
+    changed_ns: dict[datetime, int],
+) -> Outcome:
+    shards_read = 0
+    set_aside: list[tuple[str, str]] = []
+    failed: list[tuple[str, str]] = []
+    futures = {executor.submit(work, task): task for task in tasks}
+    for done, future in enumerate(as_completed(futures), 1):
+        task = futures[future]
+        try:
+            result = future.result()
+        except HpcCarbonError as err:
+            failed.append((str(index.ledger_path(Path(task.shared), task.cluster, task.hour)), str(err)))
+        else:
+            entries[task.hour] = msgspec.structs.replace(result.entry, directory_ns=changed_ns[task.hour])
+            shards_read += result.entry.shards
+            set_aside += result.set_aside
+        progress(done, len(tasks))
+    return Outcome(len(tasks) - len(failed), shards_read, tuple(sorted(set_aside)), tuple(sorted(failed)))
+
+
+def _settled(directory: str, now_ns: int) -> int:
+    """The directory's modification time, or 0 if it is so young that the next change could bear the same time."""
+    try:
+        changed_ns = os.stat(directory).st_mtime_ns  # noqa: PTH116 - a str all the way
+    except FileNotFoundError:
+        return 0
+    return changed_ns if changed_ns < now_ns - _SETTLED_NS else 0
+
+
+@contextlib.contextmanager
+def lock(shared: Path, cluster: str) -> Iterator[int]:
+    """Hold the aggregator's lock; yields the shared file system's own idea of now, in ns.
+
+    Two aggregators would write the same bytes; the lock only spares the work. It ends with the process.
+    """
+    path = shared / "ledger" / cluster / ".lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as err:
+        raise ShardError(path, f"{err.strerror} (may this user write the ledger?)") from err
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as err:
+            raise HpcCarbonError(f"another aggregator holds {path}; wait for it, or stop it") from err
+        os.utime(descriptor)
+        yield os.fstat(descriptor).st_mtime_ns
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,576 @@
+"""Answers what was used by whom and when: the one place that reads ledger, young shards and job records together.
+
+An hour is read from its ledger file where that was made of the very shards that lie there now, else from the shards
+themselves: never from both. Computes energy and, if factors are given, grams; formats nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone, tzinfo
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import msgspec
+
+from hpccarbon import schema
+from hpccarbon.errors import ShardError
+from hpccarbon.site import index, jobs, shards
+from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.slurm.record import JobRecord
+from hpccarbon.units import HOUR_S, UJ_PER_KWH
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["EnergyRow", "JobRecord", "Key", "Ledger", "Selection"]
+
+Answer = TypeVar("Answer")
+Key = str | int | datetime | date | None
+_HOUR_US = HOUR_S * 1_000_000
+_FACTOR_SCALE = 10**6
+_HINT_MARGIN = timedelta(hours=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """Which rows count. None means all; what is given must all hold.
+
+    `job_ids` are raw Slurm job ids and imply the holder `job`. `since` and `until` are aware and half-open.
+    """
+
+    job_ids: tuple[int, ...] | None = None
+    users: tuple[str, ...] | None = None
+    accounts: tuple[str, ...] | None = None
+    partitions: tuple[str, ...] | None = None
+    nodes: tuple[str, ...] | None = None
+    holders: tuple[str, ...] = ("job", "system", "unallocated")
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+class EnergyRow(msgspec.Struct, frozen=True):
+    """What one group of rows used.
+
+    `key` holds the values of `by`, in order. A component is None where no sensor ever told it. `alloc_*` are the
+    largest seen on one node; `core_us` is cores held × time, over all nodes. `nodes` counts distinct nodes. `first` and
+    `last` are the first minute and the start of the last one. `grams` is None without factors, or where
+    the factor of one of the hours is missing: an incomplete sum is not a sum.
+    """
+
+    key: tuple[Key, ...]
+    cpu_uj: int | None
+    dram_uj: int | None
+    gpu_uj: int | None
+    other_uj: int | None
+    idle_uj: int
+    modelled_uj: int
+    cpu_time_us: int | None
+    alloc_cores: int | None
+    alloc_gpus: int | None
+    core_us: int | None
+    present_ms: int
+    covered_ms: int
+    nodes: int
+    first: datetime
+    last: datetime
+    grams: float | None
+
+    @property
+    def energy_uj(self) -> int:
+        """The sum of the known components."""
+        return sum(part or 0 for part in (self.cpu_uj, self.dram_uj, self.gpu_uj, self.other_uj))
+
+
+class Plan(NamedTuple):
+    """How the hours of one cluster are read: ledger files as they are, and hours whose shards are younger."""
+
+    cluster: str
+    ledger: dict[datetime, str]
+    young: dict[datetime, list[shards.ShardFile]]
+
+
+_WORDS = {
+    "cluster": "cluster",
+    "node": "node",
+    "holder": "holder",
+    "job_id": "job_id",
+    "run": "run",
+    "meter": "meter",
+    "uid": "uid",
+    "user": '"user"',
+    "account": "account",
+    "partition": '"partition"',
+    "hour": "hour_n",
+    "day": "day_n",
+    "month": "month_n",
+    "bucket": "bucket_us",
+}
+"""What `by` may name, and the SQL behind it."""
+
+_COLUMNS = (
+    "cluster",
+    "node",
+    *schema.KEY_COLUMNS,
+    *schema.SUM_COLUMNS,
+    *schema.MAX_COLUMNS,
+    "first_us",
+    "last_us",
+    "hour_n",
+    "bucket_us",
+)
+_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
+_FROM_LEDGER = f"""
+SELECT $cluster AS cluster, node, {", ".join(f'"{name}"' for name in schema.KEY_COLUMNS)},
+    {", ".join((*schema.SUM_COLUMNS, *schema.MAX_COLUMNS))},
+    epoch_us(first_bucket) AS first_us, epoch_us(last_bucket) AS last_us,
+    epoch_us(hour) // {_HOUR_US} AS hour_n, NULL::BIGINT AS bucket_us
+FROM read_parquet($files, hive_partitioning = false)
+"""  # noqa: S608 - column names are our own
+_ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
+_MEASURES = f"""
+{", ".join(f"sum({name})" for name in schema.ENERGY_COLUMNS)}, sum(idle_uj), sum(modelled_uj), sum(cpu_time_us),
+max(alloc_cores), max(alloc_gpus), sum(alloc_cores::HUGEINT * present_ms) * 1000, sum(present_ms), sum(covered_ms),
+count(DISTINCT (cluster, node)), min(first_us), max(last_us)
+"""
+
+
+class Ledger:
+    """The energy of a site, by whatever it is asked for. Nothing is opened before the first question.
+
+    Args:
+        shared: the shared directory, with `ledger/`, `shards/` and `jobs/` below it.
+        cluster: one cluster's name; None for all that have a directory.
+        timezone: where days and months begin (IANA name). They are cut at UTC hours: in a zone that is half an
+            hour off, the hour in which a day begins counts to the day before.
+    """
+
+    faults: list[ShardError]
+    """What the last questions had to leave out: shards and ledger files that cannot be trusted, each once."""
+
+    def __init__(self, shared: Path, cluster: str | None = None, timezone: str = "UTC") -> None:
+        self.shared = Path(shared)
+        self.cluster = cluster
+        self.timezone = timezone
+        self.faults = []
+        self._broken: set[str] = set()
+        self._gathered: list[str] = []
+        self._view = ""
+        self._connection: duckdb.DuckDBPyConnection | None = None
+
+    def clusters(self) -> list[str]:
+        """The clusters that have shards, a ledger or job records here, or the one that was asked for."""
+        if self.cluster is not None:
+            return [self.cluster]
+        found: set[str] = set()
+        for room in ("shards", "ledger", "jobs"):
+            folder = self.shared / room
+            if folder.is_dir():
+                found |= {path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")}
+        return sorted(found)
+
+    def energy(
+        self, selection: Selection, by: Sequence[str] = (), factors: Mapping[datetime, float] | None = None
+    ) -> list[EnergyRow]:
+        """What the selection used, one row per group, sorted by key (None last).
+
+        Args:
+            selection: which rows count. Where `since` or `until` is no whole hour, the minutes are taken from the
+                hour's shards; where these are gone, an hour counts if its start lies within.
+            by: any of cluster, node, holder, job_id, run, meter (holders must be ("meter",)), uid, user, account,
+                partition, hour, day, month, bucket. `hour` and `bucket` become aware datetimes (UTC), `day` a date,
+                `month` a text YYYY-MM. `bucket` reads shards: hours whose shards are gone have no rows.
+            factors: UTC hour -> gCO2e per kWh of metered energy, whatever it already contains.
+
+        Returns: no row at all where nothing was metered; sums are exact integers.
+        Raises: ValueError for an unknown word in `by`; ShardError, if the shared directory cannot be read. What
+            can be left out is left out and named in `faults`.
+        """
+        if unknown := [word for word in by if word not in _WORDS]:
+            raise ValueError(f"cannot group by {', '.join(unknown)}; known: {', '.join(_WORDS)}")
+        if "meter" in by and selection.holders != ("meter",):
+            raise ValueError('grouping by meter needs holders == ("meter",)')
+        return self._answer(selection, lambda: self._rows(by, factors), by_bucket="bucket" in by) or []
+
+    def hours(self, selection: Selection) -> list[datetime]:
+        """The UTC hours that hold rows of the selection, in order."""
+        return self._answer(selection, lambda: [_hour(hour_n) for hour_n in self._hours()]) or []
+
+    def jobs(
+        self,
+        selection: Selection | None = None,
+        *,
+        job_ids: Iterable[int] | None = None,
+        array_ids: Iterable[int] | None = None,
+        array_tasks: Sequence[tuple[int, int]] = (),
+    ) -> list[JobRecord]:
+        """Job records, by job id and run. Ids of the three kinds are alternatives; the selection narrows them.
+
+        Args:
+            selection: job_ids, users, accounts and partitions as for energy; since and until keep jobs that ran at
+                any time within (a job that has not ended still runs). Its nodes and holders do not matter here.
+            job_ids: raw job ids. array_ids: all tasks of these arrays. array_tasks: (array, index) pairs.
+
+        Raises: ShardError naming a file of records that cannot be read.
+        """
+        chosen = selection or Selection()
+        either: list[str] = []
+        if job_ids is not None:
+            either.append(_among("job_id", job_ids))
+        if array_ids is not None:
+            either.append(_among("array_job_id", array_ids))
+        either += [f"(array_job_id = {int(array)} AND array_task_id = {int(task)})" for array, task in array_tasks]
+        conditions = [f"({' OR '.join(either)})"] if either else []
+        if chosen.job_ids is not None:
+            conditions.append(_among("job_id", chosen.job_ids))
+        conditions += _named(chosen)
+        if chosen.until is not None:
+            conditions.append(f"start < {_sql_time(chosen.until)}")
+        if chosen.since is not None:
+            conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(chosen.since)})')
+        where = " AND ".join(conditions) or "true"
+        files = [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
+        return jobs.read(self._con, files, where)
+
+    def table(self, selection: Selection | None = None) -> pa.Table:
+        """The selected ledger rows as an Arrow table: `cluster`, then the columns of `schema.LEDGER`, in order of
+        (hour, cluster, holder, job_id, run, node). Rows of young hours are made from their shards. Needs pyarrow."""
+        import pyarrow as pa
+
+        wanted = schema.arrow_schema(schema.LEDGER)
+        wanted = wanted.insert(0, pa.field("cluster", schema.arrow_type("word"), nullable=False))
+        stamps = {"hour": f"hour_n * {_HOUR_US}", "first_bucket": "first_us", "last_bucket": "last_us"}
+        columns = ", ".join(
+            f'make_timestamptz(({stamps[name]})::BIGINT) AS "{name}"' if name in stamps else f'"{name}"'
+            for name in wanted.names
+        )
+        order = "hour_n, cluster, holder, job_id NULLS LAST, run NULLS LAST, node, meter NULLS LAST, uid NULLS LAST"
+        sql = f"SELECT {columns} FROM selected ORDER BY {order}"  # noqa: S608
+        table: pa.Table | None = self._answer(
+            selection or Selection(), lambda: self._con.sql(sql).to_arrow_table().cast(wanted)
+        )
+        return wanted.empty_table() if table is None else table
+
+    def frame(self, selection: Selection | None = None) -> pd.DataFrame:
+        """`table` as a pandas DataFrame: nullable integers (a missing reading is <NA>, never 0 or NaN), words as
+        categories, times in UTC. Needs pandas and pyarrow."""
+        import pandas as pd
+        import pyarrow as pa
+
+        nullable = {pa.int64(): pd.Int64Dtype(), pa.int32(): pd.Int32Dtype()}
+        frame: pd.DataFrame = self.table(selection).to_pandas(types_mapper=nullable.get)
+        return frame
+
+    def close(self) -> None:
+        """Let go of the engine; the next question starts it again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    @property
+    def _con(self) -> duckdb.DuckDBPyConnection:
+        if self._connection is None:
+            self._connection = connect()
+        return self._connection
+
+    # -- which hours, and where each is read from --
+
+    def _gather(self, selection: Selection, *, by_bucket: bool = False) -> bool:
+        """Find the sources of the selected rows and the view `selected` over them; False if there are none."""
+        for moment in (selection.since, selection.until):
+            if moment is not None and moment.tzinfo is None:
+                raise ValueError("since and until need a time zone")
+        con = self._con
+        con.execute(f"CREATE OR REPLACE TEMP TABLE young ({_declared()})")
+        sources: list[str] = []
+        self._gathered = []
+        for cluster in self.clusters():
+            plan = self._plan(cluster, selection)
+            if by_bucket:
+                plan = self._all_young(plan, selection)
+            for hour, files in plan.young.items():
+                self._load(cluster, hour, files, selection, by_bucket=by_bucket)
+            if plan.ledger:
+                self._gathered += plan.ledger.values()
+                files_sql = "[" + ", ".join(map(quoted, plan.ledger.values())) + "]"
+                sources.append(_FROM_LEDGER.replace("$files", files_sql).replace("$cluster", quoted(cluster)))
+        found = con.execute("SELECT count(*) FROM young").fetchone()
+        if found and found[0]:
+            sources.append(f"SELECT {_NAMES} FROM young")  # noqa: S608
+        if not sources:
+            return False
+        where = " AND ".join(_conditions(selection)) or "true"
+        union = " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
+        self._view = f"CREATE OR REPLACE TEMP VIEW selected AS {union}"
+        return True
+
+    def _plan(self, cluster: str, selection: Selection) -> Plan:
+        """For every hour of the selection: its ledger file if that is up to date, else its shards."""
+        entries, faults = index.known(self._con, self.shared, cluster, selection.since, selection.until)
+        entries = {
+            hour: one
+            for hour, one in entries.items()
+            if not self._broken or str(index.ledger_path(self.shared, cluster, hour)) not in self._broken
+        }
+        directories = shards.hour_dirs(self.shared, cluster, selection.since, selection.until)
+        may_hold = self._hint(cluster, selection)
+        plan = Plan(cluster, {}, {})
+        for hour in sorted(entries.keys() | directories.keys()):
+            if not may_hold(hour):
+                continue
+            one, directory = entries.get(hour), directories.get(hour)
+            partial = _partial(hour, selection)
+            files: list[shards.ShardFile] | None = None
+            if directory is not None and (one is None or partial or not _unchanged(one, directory)):
+                files = shards.list_hour(directory)
+            current = one is not None and (not files or one.digest == shards.digest(files))
+            if files and (partial or not current):
+                plan.young[hour] = files
+            elif one is not None and (not partial or selection.since is None or hour >= selection.since):
+                for name, why in one.set_aside:
+                    self._note(ShardError(f"{self.shared}/shards/{cluster}/{hour:date=%Y-%m-%d/hour=%H}/{name}", why))
+                if not _without(one, selection):
+                    plan.ledger[hour] = str(index.ledger_path(self.shared, cluster, hour))
+        for fault in faults:
+            self._note(fault)
+        return plan
+
+    def _hint(self, cluster: str, selection: Selection) -> Callable[[datetime], bool]:
+        """Which hours can hold these jobs, by their records: all, where a job has no record or may have run since."""
+        if selection.job_ids is None:
+            return lambda hour: True
+        read_until = jobs.read_cursor(self.shared, cluster)
+        if read_until is None:
+            return lambda hour: True
+        try:
+            records = jobs.read(self._con, jobs.job_files(self.shared, cluster), _among("job_id", selection.job_ids))
+        except ShardError as fault:
+            self._note(fault)
+            return lambda hour: True
+        starts = [one.start for one in records if one.start is not None]
+        if {one.job_id for one in records} != set(selection.job_ids) or len(starts) < len(records):
+            return lambda hour: True
+        first = min(starts) - _HINT_MARGIN
+        last = max(one.end or read_until for one in records) + _HINT_MARGIN
+        return lambda hour: (first - timedelta(hours=1) < hour <= last) or hour >= read_until - 2 * _HINT_MARGIN
+
+    def _all_young(self, plan: Plan, selection: Selection) -> Plan:
+        """The same plan with every hour read from its shards, where they still lie."""
+        young = dict(plan.young)
+        holders = self._holders(plan, selection)
+        for hour in plan.ledger:
+            directory = f"{self.shared}/shards/{plan.cluster}/{hour:date=%Y-%m-%d/hour=%H}"
+            files = [file for file in shards.list_hour(directory) if (hour, file.node) in holders]
+            if files:
+                young[hour] = files
+        return Plan(plan.cluster, {}, dict(sorted(young.items())))
+
+    def _holders(self, plan: Plan, selection: Selection) -> set[tuple[datetime, str]]:
+        """The (hour, node) pairs with rows of the selection, by the ledger: other shards need not be opened."""
+        if not plan.ledger:
+            return set()
+        source = _FROM_LEDGER.replace("$cluster", "''")
+        where = " AND ".join(_conditions(selection)) or "true"
+        sql = f"SELECT DISTINCT hour_n, node FROM ({source}) WHERE {where}"  # noqa: S608
+        rows = self._con.execute(sql, {"files": list(plan.ledger.values())}).fetchall()
+        return {(_hour(hour_n), node) for hour_n, node in rows}
+
+    def _load(
+        self, cluster: str, hour: datetime, files: list[shards.ShardFile], selection: Selection, *, by_bucket: bool
+    ) -> None:
+        """Append one young hour to the table `young`."""
+        con = self._con
+        if selection.nodes is not None:
+            files = [file for file in files if file.node in selection.nodes]
+        if selection.job_ids is not None:
+            files = shards.holding(con, files, _among("job_id", selection.job_ids))
+        judged = shards.load(con, files, cluster, hour)
+        for fault in judged.faults:
+            self._note(fault)
+        if by_bucket or _partial(hour, selection):
+            shards.load_minutes(con, judged.good, selection.since, selection.until, by_bucket=by_bucket)
+        bucket = "bucket_us" if by_bucket else "NULL"
+        columns = [name for name in _COLUMNS if name not in ("cluster", "hour_n", "bucket_us")]
+        names = ", ".join(f'"{name}"' for name in columns)
+        con.execute(
+            f"INSERT INTO young (cluster, hour_n, bucket_us, {names})"  # noqa: S608
+            f" SELECT $cluster, $hour, {bucket}, {names} FROM grouped",
+            {"cluster": cluster, "hour": int(hour.timestamp()) // HOUR_S},
+        )
+
+    def _note(self, fault: ShardError) -> None:
+        if all((known.path, known.reason) != (fault.path, fault.reason) for known in self.faults):
+            self.faults.append(fault)
+
+    # -- adding up --
+
+    def _answer(self, selection: Selection, ask: Callable[[], Answer], *, by_bucket: bool = False) -> Answer | None:
+        """Gather and ask; where a ledger file turns out to be damaged, set it aside and do both again."""
+        import duckdb
+
+        while self._gather(selection, by_bucket=by_bucket):
+            try:
+                self._con.execute(self._view)
+                return ask()
+            except duckdb.Error as err:
+                if not self._damaged():
+                    raise ShardError(self.shared / "ledger", reason(err)) from err
+        return None
+
+    def _damaged(self) -> bool:
+        """Find the gathered ledger files that cannot be read to their end; False if all can."""
+        import duckdb
+
+        whole = ", ".join(f'max("{name}")' for name in _COLUMNS)
+        before = len(self._broken)
+        for path in self._gathered:
+            source = _FROM_LEDGER.replace("$files", f"[{quoted(path)}]").replace("$cluster", "''")
+            try:
+                self._con.execute(f"SELECT {whole} FROM ({source})").fetchall()  # noqa: S608
+            except duckdb.Error as err:
+                self._broken.add(path)
+                self._note(ShardError(path, f"{reason(err)} (remove it and run `hpccarbon aggregate`)"))
+        return len(self._broken) > before
+
+    def _hours(self) -> list[int]:
+        return [row[0] for row in self._con.execute("SELECT DISTINCT hour_n FROM selected ORDER BY 1").fetchall()]
+
+    def _rows(self, by: Sequence[str], factors: Mapping[datetime, float] | None) -> list[EnergyRow]:
+        keys = [f"{_WORDS[word]} AS k{place}" for place, word in enumerate(by)]
+        source = "selected"
+        if factors is not None or "day" in by or "month" in by:
+            source = "selected JOIN calendar USING (hour_n)"
+            self._calendar(factors)
+        grams = "NULL, 0"
+        if factors is not None:
+            weighted = f"(({_ENERGY})::HUGEINT * scaled)"
+            grams = f"sum({weighted}), count(*) FILTER (scaled IS NULL AND ({_ENERGY}) > 0)"
+        order = ", ".join(f"k{place} NULLS LAST" for place in range(len(by)))
+        sql = f"SELECT {', '.join([*keys, _MEASURES, grams])} FROM {source}"  # noqa: S608
+        if by:
+            sql += f" GROUP BY {', '.join(f'k{place}' for place in range(len(by)))} ORDER BY {order}"
+        else:
+            sql += " HAVING count(*) > 0"
+        rows = self._con.execute(sql).fetchall()
+        count = len(by)
+        readers = [_READERS.get(word) for word in by]
+        return [_energy_row(row[:count], row[count:], readers, factors is not None) for row in rows]
+
+    def _calendar(self, factors: Mapping[datetime, float] | None) -> None:
+        """The table `calendar`: for each hour of the selection its day, its month and its factor."""
+        con = self._con
+        hours = self._hours()
+        zone = _zone(self.timezone)
+        local = [_hour(hour_n).astimezone(zone) for hour_n in hours]
+        scaled: list[int | None] = [None] * len(hours)
+        if factors is not None:
+            by_hour = {int(hour.timestamp()) // HOUR_S: factor for hour, factor in factors.items()}
+            scaled = [None if hour_n not in by_hour else round(by_hour[hour_n] * _FACTOR_SCALE) for hour_n in hours]
+        con.execute(
+            "CREATE OR REPLACE TEMP TABLE calendar AS SELECT unnest($hours::BIGINT[]) AS hour_n,"
+            " unnest($days::BIGINT[]) AS day_n, unnest($months::BIGINT[]) AS month_n,"
+            " unnest($scaled::BIGINT[]) AS scaled",
+            {
+                "hours": hours,
+                "days": [moment.toordinal() for moment in local],
+                "months": [moment.year * 12 + moment.month - 1 for moment in local],
+                "scaled": scaled,
+            },
+        )
+
+
+def _energy_row(
+    key: Sequence[Any], values: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None], with_grams: bool
+) -> EnergyRow:
+    *measures, first_us, last_us, weighted, lacking = values
+    grams = weighted / (_FACTOR_SCALE * UJ_PER_KWH) if with_grams and not lacking else None
+    read: list[Any] = [
+        reader(value) if reader and value is not None else value for reader, value in zip(readers, key, strict=True)
+    ]
+    fields = [tuple(read), *measures, _moment(first_us), _moment(last_us), grams]
+    return EnergyRow(*fields)
+
+
+def _hour(hour_n: int) -> datetime:
+    return _EPOCH + timedelta(hours=hour_n)
+
+
+def _moment(epoch_us: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=epoch_us)
+
+
+_READERS: dict[str, Callable[[Any], Key]] = {
+    "hour": _hour,
+    "bucket": _moment,
+    "day": date.fromordinal,
+    "month": lambda month_n: f"{month_n // 12:04d}-{month_n % 12 + 1:02d}",
+}
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":
+        return timezone.utc
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(name)
+
+
+def _declared() -> str:
+    types = {
+        **dict.fromkeys(("cluster", "node", "holder", "run", "meter", "user", "account", "partition"), "VARCHAR"),
+        **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
+    }
+    return ", ".join(f'"{name}" {types.get(name, "BIGINT")}' for name in _COLUMNS)
+
+
+def _conditions(selection: Selection) -> list[str]:
+    """The selection as SQL conditions on rows; time is cut by hours and minutes elsewhere."""
+    conditions = []
+    if selection.job_ids is not None:
+        conditions += ["holder = 'job'", _among("job_id", selection.job_ids)]
+    conditions.append(_among("holder", selection.holders))
+    if selection.nodes is not None:
+        conditions.append(_among("node", selection.nodes))
+    return conditions + _named(selection)
+
+
+def _named(selection: Selection) -> list[str]:
+    pairs = (("user", selection.users), ("account", selection.accounts), ("partition", selection.partitions))
+    return [_among(f'"{name}"', values) for name, values in pairs if values is not None]
+
+
+def _among(column: str, values: Iterable[int] | Iterable[str]) -> str:
+    """A condition the engine can hold against row-group statistics; no values at all match nothing."""
+    literals = [quoted(value) if isinstance(value, str) else str(int(value)) for value in values]
+    if not literals:
+        return "false"
+    return f"{column} = {literals[0]}" if len(literals) == 1 else f"{column} IN ({', '.join(literals)})"
+
+
+def _sql_time(moment: datetime) -> str:
+    return f"to_timestamp({moment.timestamp()!r})"
+
+
+def _unchanged(one: index.HourEntry, directory: str) -> bool:
+    """True, if the hour's directory still bears the time it had when its shards were merged: then none was replaced."""
+    try:
+        return bool(one.directory_ns) and Path(directory).stat().st_mtime_ns == one.directory_ns
+    except FileNotFoundError:
+        return False
+
+
+def _without(one: index.HourEntry, selection: Selection) -> bool:
+    """True, if the ledger file cannot hold any of the selected jobs."""
+    if selection.job_ids is None:
+        return False
+    if one.first_job is None or one.last_job is None:
+        return True
+    return not any(one.first_job <= job_id <= one.last_job for job_id in selection.job_ids)
+
+
+def _partial(hour: datetime, selection: Selection) -> bool:
+    """True, if the selection begins or ends within this hour."""
+    end = hour + timedelta(hours=1)
+    return any(moment is not None and hour < moment < end for moment in (selection.since, selection.until))

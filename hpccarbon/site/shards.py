@@ -1,0 +1,384 @@
+"""Finds shards, groups their rows and judges them: what cannot be trusted is named and left out, never summed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from hpccarbon import schema
+from hpccarbon.errors import ShardError
+from hpccarbon.site.engine import reason
+from hpccarbon.units import HOUR_S
+
+if TYPE_CHECKING:
+    import duckdb
+
+MAX_ROW_UJ = 10**16
+"""Energy of a row above this is absurd: 10 GJ, a node that drew 115 kW for a day."""
+MAX_SHARD_UJ = 10**17
+"""Energy of a shard above this is absurd; below it, no sum of one hour's shards leaves 64 bits."""
+MAX_PRESENT_MS = 86_400_000
+
+_NAME = re.compile(r"(?P<node>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<boot>[A-Za-z0-9_-]+)\.parquet")
+_MAGIC = b"PAR1"
+_UNFINISHED = "not a whole Parquet file: truncated, or copied while it was written"
+
+
+class ShardFile(NamedTuple):
+    """One shard as the directory lists it. Sorts by name."""
+
+    name: str
+    size: int
+    mtime_ns: int
+    path: str
+
+    @property
+    def node(self) -> str:
+        """The node, by the file's name; the file's metadata must agree."""
+        return self.name.rsplit(".", 2)[0]
+
+
+def hour_dirs(
+    shared: Path, cluster: str, since: datetime | None = None, until: datetime | None = None
+) -> dict[datetime, str]:
+    """The hours that have a directory of shards: UTC hour -> directory, in order of time. Reads two levels of names."""
+    return hour_entries(str(shared / "shards" / cluster), "hour=", since, until)
+
+
+def hour_entries(
+    root: str, prefix: str, since: datetime | None = None, until: datetime | None = None, suffix: str = ""
+) -> dict[datetime, str]:
+    """UTC hour -> path of `date=YYYY-MM-DD/PREFIXhhSUFFIX` below `root`, for hours that touch [since, until)."""
+    found: dict[datetime, str] = {}
+    first = since.astimezone(timezone.utc).date() if since else None
+    last = until.astimezone(timezone.utc).date() if until else None
+    for date_name in sorted(_names(root)):
+        try:
+            day = datetime.strptime(date_name, "date=%Y-%m-%d").replace(tzinfo=timezone.utc)
+        except ValueError:
+            continue
+        if (first and day.date() < first) or (last and day.date() > last):
+            continue
+        for name in sorted(_names(f"{root}/{date_name}")):
+            number = name[len(prefix) : len(prefix) + 2]
+            if name != f"{prefix}{number}{suffix}" or not (number.isdecimal() and int(number) < 24):
+                continue
+            hour = day + timedelta(hours=int(number))
+            if (since and hour + timedelta(hours=1) <= since) or (until and hour >= until):
+                continue
+            found[hour] = f"{root}/{date_name}/{name}"
+    return found
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)  # noqa: PTH208 - names alone, a hundred thousand of them
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as err:
+        raise ShardError(directory, f"{err.strerror} (is the shared directory mounted and readable?)") from err
+
+
+def list_hour(directory: str) -> list[ShardFile]:
+    """The shards of one hour, sorted by name. A file that vanishes meanwhile is not there; dot files are nobody's."""
+    files: list[ShardFile] = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                name = entry.name
+                if name.endswith(".parquet") and not name.startswith("."):
+                    try:
+                        status = entry.stat()
+                    except FileNotFoundError:
+                        continue
+                    files.append(ShardFile(name, status.st_size, status.st_mtime_ns, entry.path))
+    except FileNotFoundError:
+        return []
+    except OSError as err:
+        raise ShardError(directory, f"{err.strerror} (is the shared directory mounted and readable?)") from err
+    files.sort()
+    return files
+
+
+def digest(files: Sequence[ShardFile]) -> str:
+    """What tells one set of shards from another: a hash over name, size and modification time of each."""
+    from hashlib import blake2b
+
+    text = "\n".join([f"{name}\t{size}\t{mtime_ns}" for name, size, mtime_ns, _ in files])
+    return blake2b(text.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+
+
+# One row per shard and holder: the columns of the ledger, and what the judge looks at. `file` numbers the shards.
+_SUMS = ", ".join(f"sum({name}) AS {name}" for name in schema.SUM_COLUMNS)
+_MAXIMA = ", ".join(f"max({name}) AS {name}" for name in schema.MAX_COLUMNS)
+_KEYS = ", ".join(f'"{name}"' for name in schema.KEY_COLUMNS)
+_COUNTED = (*schema.SUM_COLUMNS, *schema.MAX_COLUMNS)
+_REQUIRED = [column.name for column in schema.SHARD if not column.nullable]
+_GROUP = f"""
+SELECT ($base + file_index)::BIGINT AS file, {_KEYS}, {_SUMS}, {_MAXIMA},
+    epoch_us(min(bucket)) AS first_us, epoch_us(max(bucket)) AS last_us,
+    min(least({", ".join(_COUNTED)})) AS lowest,
+    max(greatest({", ".join(schema.ENERGY_COLUMNS)}, cpu_time_us)) AS highest,
+    max(present_ms) AS longest, max(covered_ms - present_ms) AS overcovered,
+    bool_or({" OR ".join(f"{name} IS NULL" for name in _REQUIRED)}) AS incomplete
+FROM read_parquet($files, hive_partitioning = false)
+GROUP BY ALL
+"""  # noqa: S608 - column names are our own
+_TYPES = {
+    **dict.fromkeys(("holder", "run", "meter", "user", "account", "partition"), "VARCHAR"),
+    **dict.fromkeys(("file", "job_id", "uid", "first_us", "last_us"), "BIGINT"),
+    **dict.fromkeys(schema.SUM_COLUMNS, "HUGEINT"),
+    **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
+    **dict.fromkeys(("lowest", "highest", "longest", "overcovered"), "BIGINT"),
+    "incomplete": "BOOLEAN",
+}
+_CREATE = ", ".join(f'"{name}" {kind}' for name, kind in _TYPES.items())
+
+_METADATA = """
+SELECT file_name FROM parquet_kv_metadata($files) WHERE key <> 'ARROW:schema' GROUP BY file_name
+HAVING max(value) FILTER (key = 'hpccarbon.schema') = 'shard'::BLOB
+   AND max(value) FILTER (key = 'hpccarbon.version') = $version::BLOB
+   AND max(value) FILTER (key = 'hpccarbon.cluster') = $cluster::BLOB
+   AND max(value) FILTER (key = 'hpccarbon.hour') = $hour::BLOB
+   AND ends_with(file_name, '/' || decode(max(value) FILTER (key = 'hpccarbon.node'))
+                 || '.' || decode(max(value) FILTER (key = 'hpccarbon.boot_id')) || '.parquet')
+"""
+
+_JUDGE = f"""
+SELECT file, bool_or(incomplete), bool_or(holder NOT IN ('job', 'system', 'unallocated', 'meter')),
+    bool_or(holder = 'job' AND (job_id IS NULL OR run IS NULL)),
+    min(first_us) < $first_us OR max(last_us) >= $first_us + {HOUR_S * 1_000_000},
+    min(lowest) < 0, max(highest) > {MAX_ROW_UJ} OR max(longest) > {MAX_PRESENT_MS}, max(overcovered) > 0,
+    {", ".join(f"sum({name}) > {MAX_SHARD_UJ}" for name in schema.ENERGY_COLUMNS)},
+    {
+    ", ".join(
+        f"coalesce(sum({name}) FILTER (holder <> 'meter'), 0)::HUGEINT,"
+        f" coalesce(sum({name}) FILTER (holder = 'meter'), 0)::HUGEINT"
+        for name in schema.ENERGY_COLUMNS
+    )
+}
+FROM grouped GROUP BY file
+"""  # noqa: S608 - column names are our own
+
+
+class Judged(NamedTuple):
+    """The outcome of `load`: the shards whose rows lie in the table `grouped`, and those set aside."""
+
+    good: list[ShardFile]
+    faults: list[ShardError]
+
+
+def load(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], cluster: str, hour: datetime) -> Judged:
+    """Group the rows of one hour's shards into the temporary table `grouped`, one row per shard and holder.
+
+    Columns of `grouped`: node, the keys, sums (HUGEINT) and maxima of `schema.LEDGER`, first_us and last_us (µs since
+    the epoch). Only rows of shards that were judged good are in it.
+
+    Args:
+        files: the hour's shards, in any order.
+        cluster, hour: what each shard must say of itself.
+
+    Method: all shards in one query, because that is what the engine is fast at; only where it fails are they halved
+        until the one that fails stands alone.
+    """
+    con.execute(f"CREATE OR REPLACE TEMP TABLE grouped ({_CREATE})")
+    candidates: list[ShardFile] = []
+    faults: list[ShardError] = []
+    for file in sorted(files):
+        if _NAME.fullmatch(file.name):
+            candidates.append(file)
+        else:
+            faults.append(ShardError(file.path, "its name is not NODE.BOOT.parquet"))
+    absorbed = list(_absorb(con, candidates, 0, cluster, hour, faults))
+    bad = _judge(con, hour)
+    faults += [ShardError(absorbed[index].path, why) for index, why in sorted(bad.items())]
+    if bad:
+        con.execute("DELETE FROM grouped WHERE file IN (SELECT unnest($bad))", {"bad": sorted(bad)})
+    con.execute("ALTER TABLE grouped ADD COLUMN node VARCHAR")
+    con.execute("UPDATE grouped SET node = $nodes[file + 1]", {"nodes": [file.node for file in absorbed]})
+    absorbed = [file for index, file in enumerate(absorbed) if index not in bad]
+    faults.sort(key=lambda fault: fault.path)
+    return Judged(absorbed, faults)
+
+
+def _absorb(
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[ShardFile],
+    base: int,
+    cluster: str,
+    hour: datetime,
+    faults: list[ShardError],
+) -> Iterator[ShardFile]:
+    """Group what can be read, numbering shards from `base`; yields them in that order, the others go to `faults`."""
+    import duckdb
+
+    if not files:
+        return
+    paths = [file.path for file in files]
+    try:
+        strangers = _strangers(con, paths, cluster, hour)
+        if not strangers:
+            _group(con, paths, base)
+            yield from files
+            return
+    except duckdb.OutOfMemoryException:
+        raise
+    except duckdb.Error as err:
+        if len(files) == 1:
+            faults.append(ShardError(paths[0], _damage(paths[0]) or reason(err)))
+            return
+        strangers = {path: damage for path in paths if (damage := _damage(path))}
+    if strangers:
+        faults += [ShardError(path, why) for path, why in strangers.items()]
+        yield from _absorb(con, [f for f in files if f.path not in strangers], base, cluster, hour, faults)
+        return
+    half = len(files) // 2
+    taken = base
+    for part in (files[:half], files[half:]):
+        for file in _absorb(con, part, taken, cluster, hour, faults):
+            taken += 1
+            yield file
+
+
+def _group(con: duckdb.DuckDBPyConnection, paths: list[str], base: int) -> None:
+    """Append the groups of these shards to `grouped`. Raises duckdb.Error, and then nothing was appended."""
+    import duckdb
+
+    con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {_GROUP}", {"base": base, "files": paths})
+    types = {row[0]: str(row[1]) for row in con.execute("DESCRIBE part").fetchall()}
+    for name, wanted in _TYPES.items():
+        if types[name] != wanted:
+            raise duckdb.InvalidInputException(f"column {name} does not have the type that schema version 1 gives it")
+    con.execute("INSERT INTO grouped BY NAME FROM part")
+    con.execute("DROP TABLE part")
+
+
+def _damage(path: str) -> str:
+    """Why a file is no whole Parquet file by its first and last bytes; empty where they are as they should be."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < 12:
+                return _UNFINISHED
+            head = file.read(4)
+            file.seek(-4, os.SEEK_END)
+            return "" if head == file.read(4) == _MAGIC else _UNFINISHED
+    except OSError as err:
+        return err.strerror or str(err)
+
+
+def _strangers(con: duckdb.DuckDBPyConnection, paths: list[str], cluster: str, hour: datetime) -> dict[str, str]:
+    """The shards whose metadata contradicts the place they lie in, with the reason."""
+    expected = {"version": str(schema.SHARD_VERSION), "cluster": cluster, "hour": hour.isoformat()}
+    known = {row[0] for row in con.execute(_METADATA, {"files": paths, **expected}).fetchall()}
+    suspects = [path for path in paths if path not in known]
+    reasons = ((path, _contradiction(con, path, cluster, hour)) for path in suspects)
+    return {path: why for path, why in reasons if why}
+
+
+def metadata(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, str]:
+    """The file's own metadata, keys without the prefix. Raises duckdb.Error."""
+    prefix = f"{schema.PRODUCED_BY}."
+    rows = con.execute("SELECT key, value FROM parquet_kv_metadata($files)", {"files": [path]}).fetchall()
+    pairs = {bytes(key).decode("utf-8", "replace"): bytes(value).decode("utf-8", "replace") for key, value in rows}
+    return {key.removeprefix(prefix): value for key, value in pairs.items() if key.startswith(prefix)}
+
+
+def _contradiction(con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour: datetime) -> str:
+    said = metadata(con, path)
+    try:
+        said_hour = datetime.fromisoformat(said.get("hour", "").replace("Z", "+00:00"))
+    except ValueError:
+        said_hour = None
+    name = f"{said.get('node')}.{said.get('boot_id')}.parquet"
+    checks = (
+        (said.get("schema") == "shard", "no shard of hpccarbon (its metadata has no hpccarbon.schema = shard)"),
+        (
+            said.get("version") == str(schema.SHARD_VERSION),
+            f"schema version {said.get('version')}, this release reads {schema.SHARD_VERSION}",
+        ),
+        (said.get("cluster") == cluster, f"written for cluster {said.get('cluster')!r}, lies under {cluster!r}"),
+        (said_hour == hour, f"written for hour {said.get('hour')!r}, lies under {hour.isoformat()}"),
+        (name == os.path.basename(path), f"it calls itself {name!r}"),  # noqa: PTH119 - a str all the way
+    )
+    return next((message for holds, message in checks if not holds), "")
+
+
+def _judge(con: duckdb.DuckDBPyConnection, hour: datetime) -> dict[int, str]:
+    """The shards whose rows cannot be trusted: number -> reason."""
+    first_us = int(hour.timestamp()) * 1_000_000
+    components = len(schema.ENERGY_COLUMNS)
+    bad: dict[int, str] = {}
+    for file, *verdict in con.execute(_JUDGE, {"first_us": first_us}).fetchall():
+        flags, absurd_sums, sums = verdict[:7], verdict[7 : 7 + components], verdict[7 + components :]
+        reasons = (
+            "a column that must not be null holds nulls",
+            "a holder that is neither job, system, unallocated nor meter",
+            "a job row without job id or run",
+            "rows outside of its hour",
+            "negative values",
+            "absurd values (a row above 10 GJ or longer than a day)",
+            "a row covered for longer than it was present",
+        )
+        why = next((text for flag, text in zip(flags, reasons, strict=True) if flag), "")
+        if not why and any(absurd_sums):
+            why = "absurd values (more than 100 GJ in one hour)"
+        if not why:
+            why = _loss(sums)
+        if why:
+            bad[file] = why
+    return bad
+
+
+def _loss(sums: Sequence[Any]) -> str:
+    """Where shares and meters differ: the first component whose energy does not add up."""
+    for name, shares, meters in zip(schema.ENERGY_COLUMNS, sums[::2], sums[1::2], strict=True):
+        if shares != meters:
+            return f"energy does not add up: {name} of all holders is {shares}, of the meters {meters}"
+    return ""
+
+
+def holding(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], condition: str) -> list[ShardFile]:
+    """The shards with rows for which the SQL condition holds; all of them, where one cannot even be asked."""
+    import duckdb
+
+    sql = f"SELECT DISTINCT filename FROM read_parquet($files, hive_partitioning = false) WHERE {condition}"  # noqa: S608
+    if not files:
+        return []
+    try:
+        found = {row[0] for row in con.execute(sql, {"files": [file.path for file in files]}).fetchall()}
+    except duckdb.Error:
+        return list(files)
+    return [file for file in files if file.path in found]
+
+
+def load_minutes(
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[ShardFile],
+    since: datetime | None,
+    until: datetime | None,
+    *,
+    by_bucket: bool,
+) -> None:
+    """Replace `grouped` by the rows of these good shards within [since, until), with a column bucket_us if asked."""
+    con.execute("ALTER TABLE grouped ADD COLUMN bucket_us BIGINT")
+    con.execute("DELETE FROM grouped")
+    if not files:
+        return
+    conditions = [
+        f"bucket {sign} to_timestamp({moment.timestamp()!r})"
+        for sign, moment in ((">=", since), ("<", until))
+        if moment is not None
+    ]
+    bucket = "epoch_us(bucket)" if by_bucket else "NULL::BIGINT"
+    con.execute(
+        f"INSERT INTO grouped BY NAME SELECT $nodes[file_index::BIGINT + 1] AS node, {_KEYS}, {_SUMS}, {_MAXIMA},"  # noqa: S608
+        f" epoch_us(min(bucket)) AS first_us, epoch_us(max(bucket)) AS last_us, {bucket} AS bucket_us"
+        f" FROM read_parquet($files, hive_partitioning = false)"
+        f" WHERE {' AND '.join(conditions) or 'true'} GROUP BY ALL",
+        {"nodes": [file.node for file in files], "files": [file.path for file in files]},
+    )
