@@ -19,7 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where things lie. `%n` in `state_dir` and `run_dir` becomes the node's name.
+    """Where things lie. `%n` in `state_dir`, `run_dir` and `daemon.root` becomes the node's name.
 
     `state_dir` is node-local disk (the store), `run_dir` node-local and root's (job files, socket, pid), `shared_dir`
     is read by everyone who reports: `shards/`, `ledger/`, `jobs/` and `intensity/` lie below it.
@@ -114,6 +114,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def run_dir(self, node: str) -> Path:
         """The node's own directory for job files, pid and socket."""
         return Path(self.paths.run_dir.replace("%n", node))
+
+    def root_dir(self, node: str) -> Path:
+        """Below which the daemon reads kernel files: `/`, but for tests and containers."""
+        return Path(self.daemon.root.replace("%n", node))
 
     def shared(self, room: Literal["shards", "ledger", "jobs", "intensity"]) -> Path:
         """A room of the shared directory."""

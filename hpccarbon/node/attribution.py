@@ -84,16 +84,31 @@ class Share(msgspec.Struct):
         return (self.cpu_uj or 0) + (self.dram_uj or 0) + (self.gpu_uj or 0) + (self.other_uj or 0)
 
 
+PoolKey = tuple[Component, bool, int | None]
+"""(component, modelled, socket): socket is None where all packages are divided together."""
+_LATE_NS = 250_000_000
+"""How late a sensor's update may be: as much static energy may be owed from one interval to the next."""
+
+
 class _Pool:
     """Counters whose energy is divided by the same weights: all packages, or one package where jobs are pinned."""
 
-    __slots__ = ("channels", "component", "dynamic", "energy", "idle_uw", "modelled", "seen", "static", "weights")
+    __slots__ = (
+        "channels",
+        "component",
+        "dynamic",
+        "energy",
+        "idle_uw",
+        "key",
+        "modelled",
+        "seen",
+        "static",
+        "weights",
+    )
 
-    def __init__(
-        self, component: Component, modelled: bool, channels: list[int], idle_uw: int, weights: list[int] | None
-    ) -> None:
-        self.component = component
-        self.modelled = modelled
+    def __init__(self, key: PoolKey, channels: list[int], idle_uw: int, weights: list[int] | None) -> None:
+        self.key = key
+        self.component, self.modelled, _socket = key
         self.channels = channels
         self.idle_uw = idle_uw
         self.weights = weights
@@ -111,6 +126,8 @@ class Division:
         idle_uw: static power per channel in µW, same order (0: not known, all of it counts as dynamic).
         jobs: what each job holds; the order is that of the CPU times given to `add`.
         unit_ns: length of one count of CPU time.
+        owed_uj: static energy that earlier divisions could not charge, because the sensor had not yet shown it; kept by
+            the caller from one division to the next and changed here.
     """
 
     def __init__(
@@ -120,7 +137,9 @@ class Division:
         idle_uw: Sequence[int],
         jobs: Sequence[Holding],
         unit_ns: int = 1,
+        owed_uj: dict[PoolKey, int] | None = None,
     ) -> None:
+        self._owed_uj = {} if owed_uj is None else owed_uj
         self.node = node
         self.jobs = tuple(jobs)
         self.channels = tuple(channels)
@@ -159,7 +178,7 @@ class Division:
             gpu_use: device -> utilisation of each job, where a device is shared.
         """
         total = sum(cpu)
-        covered = True
+        covered = bool(self.channels)
         for pool in self._pools:
             self._add_pool(pool, dt_ns, energy_uj, cpu, total)
         meters = self._meter_uj
@@ -181,14 +200,25 @@ class Division:
         for index in self._gpus:
             self._add_gpu(index, dt_ns, energy_uj[index], gpu_use)
 
-    @staticmethod
-    def _add_pool(pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], cpu: Sequence[int], total: int) -> None:
+    def relearn(self, idle_uw: Sequence[int]) -> None:
+        """Count with other static powers from here on."""
+        self._idle_uw = tuple(idle_uw)
+        for pool in self._pools:
+            pool.idle_uw = sum(idle_uw[index] for index in pool.channels)
+
+    def _add_pool(
+        self, pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], cpu: Sequence[int], total: int
+    ) -> None:
         energies = [energy for index in pool.channels if (energy := energy_uj[index]) is not None]
         if not energies:
             return
         pool.seen = True
         energy = sum(energies)
-        static = min(energy, pool.idle_uw * dt_ns // 1_000_000_000)
+        # Sensors update late, so an interval may show less than the idle power and the next one more. What was not seen
+        # is owed and paid from the next: cut off at zero each time, the differences would all become somebody's work.
+        due = pool.idle_uw * dt_ns // 1_000_000_000 + self._owed_uj.get(pool.key, 0)
+        static = min(energy, due)
+        self._owed_uj[pool.key] = min(due - static, pool.idle_uw * _LATE_NS // 1_000_000_000)
         if pool.weights is not None:
             cpu = list(map(mul, cpu, pool.weights))
             total = sum(cpu)
@@ -348,16 +378,16 @@ class Division:
 
 def _pools(node: Node, channels: Sequence[Channel], idle_uw: Sequence[int], jobs: Sequence[Holding]) -> list[_Pool]:
     """Group CPU and memory channels: per socket where some job is pinned and all sockets are known, else together."""
-    grouped: dict[tuple[Component, bool, int | None], list[int]] = {}
+    grouped: dict[PoolKey, list[int]] = {}
     by_socket = len(node.sockets) > 1 and any(job.sockets is not None for job in jobs)
     for index, channel in enumerate(channels):
         if channel.component in ("cpu", "dram"):
             socket = channel.socket if by_socket and channel.socket in node.sockets else None
             grouped.setdefault((channel.component, channel.modelled, socket), []).append(index)
     pools = []
-    for (component, modelled, socket), members in grouped.items():
-        weights = None if socket is None else _socket_weights(node, socket, jobs)
-        pools.append(_Pool(component, modelled, members, sum(idle_uw[i] for i in members), weights))
+    for key, members in grouped.items():
+        weights = None if key[2] is None else _socket_weights(node, key[2], jobs)
+        pools.append(_Pool(key, members, sum(idle_uw[i] for i in members), weights))
     return pools
 
 

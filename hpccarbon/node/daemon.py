@@ -32,7 +32,7 @@ from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_MS, NS_PER_S
 
 EVENT_SPACING_NS = 50 * NS_PER_MS
-"""A job that starts or ends gets a tick of its own, but no storm of jobs gets more than twenty a second."""
+"""A job that starts or ends gets a look of its own, but no storm of jobs gets more than twenty a second."""
 SEAL_LIMIT_NS = 600 * NS_PER_S
 REFRESH_NS = 60 * NS_PER_S
 STOP_WAIT_S = 20.0
@@ -142,7 +142,7 @@ class Daemon:
             raise StoreError(
                 f"cannot create {self._run}/jobs: {err.strerror} (paths.run_dir must be writable)"
             ) from err
-        root = SysRoot(config.daemon.root)
+        root = SysRoot(config.root_dir(node))
         self._meters = meter_table.discover(root, config)
         self._files = JobFiles(self._run / "jobs")
         self.sampler = Sampler(
@@ -187,24 +187,24 @@ class Daemon:
         if self.sampler.watch.fd >= 0:
             poll.register(self.sampler.watch.fd, select.POLLIN)
         _notify_systemd("READY=1")
-        last_ns = 0
+        last_ns, due_ns = at_ns, at_ns
         changed = False
         while not self._stop:
             at_ns, wall_ns = clocks()
-            due_ns = at_ns + self._interval_ns - wall_ns % self._interval_ns if last_ns else at_ns
-            if changed:
-                due_ns = max(at_ns, last_ns + EVENT_SPACING_NS)
-            if due_ns > at_ns:
-                poll.poll((due_ns - at_ns + NS_PER_MS - 1) // NS_PER_MS)
-                self._drain_wake()
-                happened = self.sampler.watch.fd >= 0 and self.sampler.watch.changed()
-                changed = changed or happened
-                at_ns, wall_ns = clocks()
-                if at_ns < due_ns and not (changed and at_ns >= last_ns + EVENT_SPACING_NS):
-                    continue
-            last_ns = at_ns
-            self._step(at_ns, wall_ns, changed)
-            changed = False
+            if at_ns >= due_ns:
+                self._step(at_ns, wall_ns, changed)
+                changed = False
+                last_ns, wall_ns = clocks()
+                due_ns = last_ns + self._interval_ns - wall_ns % self._interval_ns
+                continue
+            if changed and at_ns >= last_ns + EVENT_SPACING_NS:
+                self.sampler.notice(at_ns, wall_ns, True)
+                self.sampler.glance(clocks()[0])
+                changed, last_ns = False, at_ns
+            next_ns = min(due_ns, last_ns + EVENT_SPACING_NS) if changed else due_ns
+            poll.poll(max(0, next_ns - at_ns + NS_PER_MS - 1) // NS_PER_MS)
+            self._drain_wake()
+            changed = (self.sampler.watch.fd >= 0 and self.sampler.watch.changed()) or changed
         self._finish()
 
     def _step(self, at_ns: int, wall_ns: int, changed: bool) -> None:

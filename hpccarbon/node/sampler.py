@@ -1,7 +1,9 @@
 """Reads all counters on one clock, subtracts them from the last ones, and hands the intervals to the division.
 
-Follow a microjoule here: `tick` reads; `_difference` subtracts; `Division` (attribution.py) adds up while the same
-jobs hold the node; `_cut` closes it when the set of jobs or the minute changes; `pending` waits for the store.
+Follow a microjoule here: `tick` reads; `difference` subtracts; `Division` (attribution.py) adds up while the same jobs
+hold the node; `_cut` divides an interval in which the set of jobs or the minute changed; `pending` waits for the store.
+Between two ticks a `glance` reads CPU time alone, when a job starts or ends: who used it is then known to the
+moment, while energy is only ever subtracted over a whole tick, which sensors that update late can bear.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from operator import sub
 import msgspec
 
 from hpccarbon.errors import MeterError
-from hpccarbon.node.attribution import Division, Holding, Node, Share
+from hpccarbon.node.attribution import Division, Holding, Node, PoolKey, Share
 from hpccarbon.node.meters import Meter
 from hpccarbon.node.sysroot import SysFile, SysRoot, boot_id, online_cpus, parse_cpu_list
 from hpccarbon.node.usage import cgroup
@@ -169,6 +171,11 @@ class Sampler:
         self._configured_idle_uw = dict(configured_idle_uw or {})
         self._idle_uw: dict[str, int] = {}
         self._window: tuple[int, list[int]] | None = None
+        self._windowed: set[str] = set()
+        self._owed_uj: dict[PoolKey, int] = {}
+        self._glanced: dict[RunKey, int] = {}
+        self._glance_ns = 0
+        self._scope_count: tuple[int, int] | None = None
         self._gaps: dict[str, tuple[int, str]] = {}
         self._lost: set[str] = set()
         self.pending = Pending()
@@ -223,6 +230,8 @@ class Sampler:
         if mark.boot_id != self.boot_id:
             return
         self.mark = mark
+        self._scope_count = mark.scope
+        self._windowed = set(mark.idle_uw)
         for name, (inode, count) in mark.groups.items():
             job_id, _, run = name.partition("/")
             key = (int(job_id), run)
@@ -425,6 +434,7 @@ class Sampler:
             counts is not None
             and self._division is not None
             and not self._stale
+            and not self._glanced
             and first_edge_ns <= mark.at_ns
             and self._bucket == wall_ns // _BUCKET_NS
         ):
@@ -432,8 +442,8 @@ class Sampler:
             cpu.extend(self._no_group)
             cpu.append(self._system(busy, sum(cpu)))
             if min(cpu) >= 0:
-                self._division.add(at_ns - mark.at_ns, deltas, cpu)
                 self._learn(at_ns - mark.at_ns, deltas, sum(cpu))
+                self._division.add(at_ns - mark.at_ns, deltas, cpu)
                 self._last_counts, self._synced = counts, False
                 self._set_mark(at_ns, wall_ns, energy, scope, busy)
                 return
@@ -571,7 +581,7 @@ class Sampler:
         mark = self.mark
         assert mark is not None
         mark.at_ns, mark.wall_ns, mark.busy = at_ns, wall_ns, busy
-        mark.scope = (self._scope_inode, scope) if scope is not None else None
+        mark.scope = self._scope_count = (self._scope_inode, scope) if scope is not None else None
         counters = mark.counters
         for key, value in zip(self._keys, energy, strict=True):
             if value is not None:
@@ -593,33 +603,47 @@ class Sampler:
         assert mark is not None
         self._close_division()
         start_ns = mark.at_ns
-        if self._stale:
-            self._sort_jobs()
         jobs = list(self._jobs.values())
-        self._sync()
-        used = self._read_each(at_ns)
-        self._charge_vanished(jobs, used, start_ns, at_ns, scope)
+        self._look_at_usage(at_ns, scope)
+        used, self._glanced = self._glanced, {}
         cpu = [used.get(job.key, 0) for job in jobs]
         cpu.append(self._system(busy, sum(cpu)))
         spans = [(max(start_ns, job.start_ns), min(at_ns, at_ns if job.end_ns is None else job.end_ns)) for job in jobs]
         # A job that used CPU time was there, whatever its files' clock says.
         spans = [(s, e) if e > s or not c else (start_ns, at_ns) for (s, e), c in zip(spans, cpu, strict=False)]
+        self._learn(at_ns - start_ns, deltas, sum(cpu))
         for left, right, bucket in _pieces(start_ns, at_ns, wall_ns):
             self._divide_piece(jobs, spans, left, right, bucket, (start_ns, at_ns), deltas, cpu)
-        self._learn(at_ns - start_ns, deltas, sum(cpu))
         self._set_mark(at_ns, wall_ns, energy, scope, busy)
         self._retire(at_ns)
         self._open_division(at_ns, wall_ns)
 
-    def _charge_vanished(
-        self, jobs: Sequence[_Job], used: dict[RunKey, int], start_ns: int, at_ns: int, scope: int | None
-    ) -> None:
+    def glance(self, at_ns: int) -> None:
+        """Read CPU time between two ticks, after `notice` saw a job start or end."""
+        if self.mark is not None and at_ns > max(self._glance_ns, self.mark.at_ns):
+            self._look_at_usage(at_ns, self._count(self._scope))
+
+    def _look_at_usage(self, at_ns: int, scope: int | None) -> None:
+        """Add the CPU time since the last look to `_glanced`, that of groups that are gone included."""
+        assert self.mark is not None
+        self._sync()
+        if self._stale:
+            self._sort_jobs()
+        used = self._read_each(at_ns)
+        self._charge_vanished(used, max(self._glance_ns, self.mark.at_ns), at_ns, scope)
+        for key, count in used.items():
+            self._glanced[key] = self._glanced.get(key, 0) + count
+        self._glance_ns = at_ns
+        self._stale = True
+
+    def _charge_vanished(self, used: dict[RunKey, int], start_ns: int, at_ns: int, scope: int | None) -> None:
         """CPU time of groups that are gone: what the scope counted more than its living groups did."""
-        mark = self.mark
-        assert mark is not None
         if scope is None:
             return
-        before = mark.scope[1] if mark.scope is not None and mark.scope[0] == self._scope_inode else 0
+        jobs = self._jobs.values()
+        last = self._scope_count
+        before = last[1] if last is not None and last[0] == self._scope_inode else 0
+        self._scope_count = (self._scope_inode, scope)
         rest = scope - before - sum(used.values())
         gone = [job for job in jobs if job.gone_ns == at_ns]
         gone += [job for job in jobs if job.inode and job.file is None and job.gone_ns is None]  # while no daemon ran
@@ -670,7 +694,7 @@ class Sampler:
     def _new_division(self, jobs: Sequence[_Job]) -> Division:
         idle = [self._idle_uw.get(key, 0) for key in self._keys]
         unit = self._layout.unit_ns if self._layout is not None else 1
-        return Division(self.node, self._channels, idle, [job.holding for job in jobs], unit)
+        return Division(self.node, self._channels, idle, [job.holding for job in jobs], unit, self._owed_uj)
 
     def _sync(self) -> None:
         """Bring the counts of ordinary ticks, kept in a list for speed, home to their jobs."""
@@ -726,7 +750,10 @@ class Sampler:
             self.jobs_ended += 1
 
     def _learn(self, dt_ns: int, deltas: Sequence[int | None], busy: int) -> None:
-        """Learn the static power of each channel: the lowest mean of five idle seconds in a row."""
+        """Learn the static power of each channel: the lowest mean of five idle seconds in a row.
+
+        Until the first five seconds are over, the lowest of single idle ticks stands in.
+        """
         unit = self._layout.unit_ns if self._layout is not None else 1
         idle = busy * unit * 100 <= _IDLE_PERCENT * self.node.cpus * dt_ns and self._busy is not None
         if not idle or None in deltas:
@@ -735,22 +762,30 @@ class Sampler:
         length, energy = self._window or (0, [0] * len(deltas))
         length += dt_ns
         energy = [have + (more or 0) for have, more in zip(energy, deltas, strict=True)]
-        if length < _IDLE_WINDOW_NS:
-            self._window = (length, energy)
-            return
-        self._window = None
+        full = length >= _IDLE_WINDOW_NS
+        self._window = None if full else (length, energy)
+        learned = False
         for channel, key, total in zip(self._channels, self._keys, energy, strict=True):
-            if channel.idle_uw or self._configured_idle_uw.get(channel.component):
+            known = channel.idle_uw or self._configured_idle_uw.get(channel.component)
+            if known or (not full and key in self._windowed):
                 continue
             power_uw = total * NS_PER_S // length
-            if power_uw < self._idle_uw.get(key, power_uw + 1):
-                self._idle_uw[key] = power_uw
-                self._stale = True  # the next division counts with it
+            if full and key not in self._windowed:
+                self._windowed.add(key)
+            elif power_uw >= self._idle_uw.get(key, power_uw + 1):
+                continue
+            self._idle_uw[key] = power_uw
+            learned = True
+        if learned and self._division is not None:
+            self._division.relearn([self._idle_uw.get(key, 0) for key in self._keys])
 
     # ---- handing over -------------------------------------------------------------------------------------------
 
     def settle(self) -> Mark | None:
-        """Close the running division into `pending`; the mark that everything pending ends at."""
+        """Close the running division into `pending`; the mark that everything pending ends at.
+
+        To be called right after a tick: what a glance saw since then is not in the mark.
+        """
         mark = self.mark
         if mark is None:
             return None

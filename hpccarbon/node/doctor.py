@@ -1,0 +1,160 @@
+"""What this node can measure, what it cannot and why, and what to do about it. Reads; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hpccarbon.config import Config
+from hpccarbon.node import meters as meter_table
+from hpccarbon.node.sysroot import SysRoot, online_cpus
+from hpccarbon.node.usage import cgroup
+
+Verdict = Literal["ok", "note", "problem"]
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at: what was found and, where it is not well, the next step."""
+
+    area: Literal["energy", "jobs", "daemon", "slurm"]
+    subject: str
+    verdict: Verdict
+    found: str
+    advice: str = ""
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """All checks of one node, and the two answers an administrator wants first."""
+
+    node: str
+    cluster: str
+    cpus: int
+    measured: bool
+    modelled: bool
+    checks: tuple[Check, ...]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether nothing is a problem."""
+        return all(check.verdict != "problem" for check in self.checks)
+
+
+def diagnose(config: Config, node: str) -> Diagnosis:
+    """Look at the sensors, the cgroups, the daemon's directories and the hooks of this node."""
+    root = SysRoot(config.root_dir(node))
+    found = meter_table.discover(root, config)
+    channels = [channel for meter in found for channel in meter.channels]
+    cpu = [channel for channel in channels if channel.component == "cpu"]
+    checks = [*_energy(found, bool(cpu)), *_jobs(root, node), *_daemon(config, node), *_hooks(config, node)]
+    for meter in found:
+        meter.close()
+    return Diagnosis(
+        node=node,
+        cluster=config.cluster,
+        cpus=config.daemon.cpus or online_cpus(root),
+        measured=any(not channel.modelled for channel in cpu),
+        modelled=any(channel.modelled for channel in cpu),
+        checks=tuple(checks),
+    )
+
+
+def _energy(found: list[meter_table.Meter], any_cpu: bool) -> list[Check]:
+    checks = []
+    for meter in found:
+        for finding in meter.findings:
+            verdict: Verdict = "problem" if finding.state in ("denied", "failing") else "ok"
+            if finding.state in ("missing", "standby", "nested") or any(channel.modelled for channel in meter.channels):
+                verdict = "note"
+            subject = finding.zone if finding.zone.startswith(finding.meter) else f"{finding.meter} {finding.zone}"
+            advice = finding.advice if finding.state != "ok" or verdict == "note" else ""
+            checks.append(Check("energy", subject, verdict, f"{finding.state}: {finding.detail}", advice))
+    if not any_cpu:
+        checks.append(
+            Check(
+                "energy",
+                "CPUs",
+                "problem",
+                "no meter and no model: no CPU energy at all",
+                'add "model" to meters.enabled',
+            )
+        )
+    return checks
+
+
+def _jobs(root: SysRoot, node: str) -> list[Check]:
+    layout = cgroup.find_layout(root, node)
+    if layout is None:
+        return [
+            Check(
+                "jobs",
+                "cgroup",
+                "note",
+                "no Slurm job directory under sys/fs/cgroup yet",
+                "normal before the first job; else set JobAcctGatherType=jobacct_gather/cgroup and "
+                "ProctrackType=proctrack/cgroup in slurm.conf",
+            )
+        ]
+    jobs = cgroup.job_directories(root, layout)
+    checks = [Check("jobs", "cgroup", "ok", f"v{layout.version}, {layout.scope}: {len(jobs)} job(s) now")]
+    if cgroup.open_or_none(root, layout.busy) is None:
+        checks.append(
+            Check("jobs", "node CPU time", "note", f"{layout.busy} is missing", "system energy cannot be told")
+        )
+    return checks
+
+
+def _daemon(config: Config, node: str) -> list[Check]:
+    checks = []
+    pid = _pid(config.run_dir(node) / "daemon.pid")
+    if pid:
+        checks.append(Check("daemon", "process", "ok", f"running, pid {pid}"))
+    else:
+        advice = "systemctl start hpccarbon, or HPCCARBON_START=yes in hooks.env"
+        checks.append(Check("daemon", "process", "note", "not running", advice))
+    for name, path in (("state_dir", config.state_dir(node)), ("shared_dir", Path(config.paths.shared_dir))):
+        checks.append(_directory(name, path))
+    return checks
+
+
+def _directory(name: str, path: Path) -> Check:
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        return Check(
+            "daemon", name, "problem", f"{path} cannot be written", f"check paths.{name} and whom this runs as"
+        )
+    free_gb = shutil.disk_usage(existing).free / 1e9
+    verdict: Verdict = "ok" if free_gb > 0.5 else "problem"
+    advice = "" if verdict == "ok" else "make room: rows wait in memory while the disk is full"
+    return Check("daemon", name, verdict, f"{path}, {free_gb:.0f} GB free", advice)
+
+
+def _hooks(config: Config, node: str) -> list[Check]:
+    directory = config.run_dir(node) / "jobs"
+    try:
+        count = sum(1 for _ in directory.iterdir())
+    except OSError:
+        found = f"{directory} does not exist"
+        return [Check("slurm", "hooks", "note", found, "it is made by the daemon; the hooks write there")]
+    advice = (
+        ""
+        if count
+        else "normal while no job runs; else check Prolog= and Epilog= in slurm.conf (slurm_scripts/README.md)"
+    )
+    return [Check("slurm", "hooks", "ok" if count else "note", f"{count} job file(s) in {directory}", advice)]
+
+
+def _pid(path: Path) -> int:
+    try:
+        pid = int(path.read_text())
+        os.kill(pid, 0)
+    except PermissionError:
+        return pid
+    except (OSError, ValueError):
+        return 0
+    return pid
