@@ -1,0 +1,60 @@
+# Every target uses one environment, .venv, and sets up what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+# What the lab, the stub of NVIDIA's library and the C floor of the benchmarks need from Debian.
+DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo test lint bench golden docs up down clean
+
+help: ## show these lines
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+system:
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+	    echo "note: not root on Debian: parts that need Slurm ($(DEBIAN)) are skipped, by name" >&2; \
+	else \
+	    missing=$$(for p in $(DEBIAN); do dpkg-query -W -f '$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
+	    if [ -n "$$missing" ]; then \
+	        echo "installing from Debian:" $$missing; \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	    fi; \
+	fi
+
+$(STAMP): pyproject.toml | system
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nvml,dev]'
+	touch $(STAMP)
+
+setup: system $(STAMP) ## install what everything below needs: Debian packages (as root) and .venv
+
+demo: setup ## the main job on a private Slurm cluster: mixed load, aggregate, reports; leaves .demo/
+	$(BIN)/python -m tests.lab.demo
+
+test: setup lint ## the whole suite; without root and Slurm the lab's tests are skipped, loudly
+	$(BIN)/python -m pytest
+
+lint: setup ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## benchmarks: each a ratio in one run; prints a table, writes build/bench.json
+	$(BIN)/python -m bench
+
+golden: setup ## rewrite the golden files of the commands' output; review the diff
+	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/test_cli.py
+
+docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
+	$(BIN)/python docs/generate.py
+
+up: setup ## start the lab and leave it running (python -m tests.lab run CMD)
+	$(BIN)/python -m tests.lab up
+
+down: setup ## stop the lab and remove every trace of it
+	$(BIN)/python -m tests.lab down
+
+clean: ## remove what the other targets made, but for the lab (make down)
+	rm -rf $(VENV) build dist .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
