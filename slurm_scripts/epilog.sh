@@ -77,5 +77,15 @@ leave() { # KIND: the file, under the first name that is free
 	set +C
 }
 
+# When a job is requeued, slurmctld counts the restart before it ends the run: the epilog of run 0 is told 1, and comes
+# before the prolog that is told 1 (seen with Slurm 22.05). It belongs to the run whose prolog lies here.
+case $restart in
+[1-9] | [1-9][0-9]*)
+	if [ ! -e "$run_dir/jobs/$job.$restart.prolog" ] && [ -e "$run_dir/jobs/$job.$((restart - 1)).prolog" ]; then
+		restart=$((restart - 1))
+	fi
+	;;
+esac
+
 leave epilog
 exit 0

@@ -57,7 +57,8 @@ def _run(lab: Lab, argv: list[str], user: str | None) -> int:
         raise LabError(f"no lab in {lab.dir}; `python -m tests.lab up` starts one")
     command = lab.command(argv, user)
     os.chdir(lab.dir / "work" / (user or "root"))
-    os.execve(command[0], command, {**os.environ, **lab.env(user)})
+    # Not the caller's environment: sbatch would hand all of it to the job.
+    os.execve(command[0], command, {"TERM": os.environ.get("TERM", "dumb"), **lab.env(user)})
 
 
 if __name__ == "__main__":

@@ -592,8 +592,12 @@ class Lab:
             raise LabError(f"jobs have not ended after {timeout:.0f} s: {found}\n{log}")
         return dict(found)
 
-    def sacct(self, job_id: int, *fields: str, timeout: float = 20) -> list[dict[str, str]]:
-        """Rows of sacct (steps and earlier runs included), once it knows that the job has ended."""
+    def sacct(self, job_id: int, *fields: str, jobs: int = 1, timeout: float = 20) -> list[dict[str, str]]:
+        """Rows of sacct (steps and earlier runs included), once it knows that the job has ended.
+
+        `jobs` is how many array tasks or runs there are: slurmctld tells slurmdbd of each in its own time, up to
+        two seconds late. Raises: LabError.
+        """
         names = [*fields, *(name for name in ("JobID", "State", "End") if name not in fields)]
         rows: list[dict[str, str]] = []
 
@@ -601,7 +605,8 @@ class Lab:
             argv = ["sacct", "-n", "-P", "--duplicates", "-j", str(job_id), "-o", ",".join(names)]
             text = self.run(argv).stdout
             rows[:] = [dict(zip(names, line.split("|"), strict=False)) for line in text.splitlines()]
-            return bool(rows) and all(row["End"] not in ("Unknown", "") for row in rows)
+            ended = all(row["End"] not in ("Unknown", "") for row in rows)
+            return ended and sum("." not in row["JobID"] for row in rows) >= jobs
 
         if not wait_until(known, timeout, 0.1):
             raise LabError(f"sacct does not know the end of job {job_id} after {timeout:.0f} s: {rows}")

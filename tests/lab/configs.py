@@ -25,6 +25,7 @@ def slurm_conf(
         # A requeued job waits until its old credential has expired: 120 s unless cred_expire says less.
         f"AuthInfo=socket={lab}/munge/socket,cred_expire=8",
         "MpiDefault=none",
+        "MailProg=/bin/true",
         "AccountingStorageType=accounting_storage/slurmdbd",
         "AccountingStorageHost=127.0.0.1",
         f"AccountingStoragePort={ports['slurmdbd']}",
@@ -65,7 +66,7 @@ def slurm_conf(
         "BatchStartTimeout=60",
     ]
     if gpu_node:
-        lines.append("GresTypes=gpu")
+        lines += ["GresTypes=gpu", "AccountingStorageTRES=gres/gpu"]
     for index, node in enumerate(nodes):
         lines.append(
             f"NodeName={node} NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[node]} CPUs={NODE_CPUS} "

@@ -1,0 +1,39 @@
+"""The pytest fixture `lab`: a cluster for the whole session, in a folder and under node names of its own.
+
+A test module asks for it with `pytest_plugins = ("tests.lab.fixture",)` and `pytestmark = pytest.mark.lab`. Where
+$HPCCARBON_LAB names a folder, the lab there is used and stays up afterwards: quicker while a test is being written.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab.cluster import ENVIRONMENT, Lab, unavailable
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """A lab that is up. Skipped, with the reason, where none can run."""
+    reason = unavailable()
+    if reason:
+        pytest.skip(f"NO LAB: {reason}")
+    if os.environ.get(ENVIRONMENT):
+        given = Lab()
+        given.up()
+        yield given
+        return
+    folder = Path(tempfile.mkdtemp(prefix="hclab-"))
+    folder.chmod(0o755)  # jobs of other users run below it
+    own = Lab(folder)
+    try:
+        own.up(prefix=f"t{os.getpid()}n")  # other names than a developer's own lab has
+        yield own
+    finally:
+        own.down()
+        shutil.rmtree(folder, ignore_errors=True)
