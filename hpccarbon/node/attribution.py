@@ -6,7 +6,7 @@ For each interval and each pool of counters with energy E (docs/method.md, "How 
     dynamic D = E - S                       to jobs by CPU time, CPU time of no job to `system`
 
 A GPU's energy goes to the job that holds it. Sums are kept per interval and divided once, when the division is
-closed: so nothing is rounded more than once, and a tick costs two additions per job and pool.
+closed: so nothing is rounded more than once.
 """
 
 from __future__ import annotations
@@ -86,6 +86,8 @@ class Share(msgspec.Struct):
 
 PoolKey = tuple[Component, bool, int | None]
 """(component, modelled, socket): socket is None where all packages are divided together."""
+_FOLD = 16
+"""Intervals that wait to be added up together: one by one, each tick would fetch all sums from memory."""
 _LATE_NS = 250_000_000
 """How late a sensor's update may be: as much static energy may be owed from one interval to the next."""
 
@@ -145,6 +147,7 @@ class Division:
         self.channels = tuple(channels)
         self._unit_ns = unit_ns
         self._cpu = [0] * (len(jobs) + 1)
+        self._waiting: list[tuple[Sequence[int], list[int]]] = []
         self._present = [0] * len(jobs)
         self._all_present_ns = 0
         self._covered_ns = 0
@@ -179,15 +182,15 @@ class Division:
         """
         total = sum(cpu)
         covered = bool(self.channels)
-        for pool in self._pools:
-            self._add_pool(pool, dt_ns, energy_uj, cpu, total)
+        self._waiting.append((cpu, [self._rate(pool, dt_ns, energy_uj, cpu, total) for pool in self._pools]))
+        if len(self._waiting) >= _FOLD:
+            self._fold()
         meters = self._meter_uj
         for index, energy in enumerate(energy_uj):
             if energy is None:
                 covered = False
             else:
                 meters[index] = (meters[index] or 0) + energy
-        self._cpu = list(map(add, self._cpu, cpu))
         self._all_present_ns += dt_ns
         if covered:
             self._covered_ns += dt_ns
@@ -206,12 +209,11 @@ class Division:
         for pool in self._pools:
             pool.idle_uw = sum(idle_uw[index] for index in pool.channels)
 
-    def _add_pool(
-        self, pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], cpu: Sequence[int], total: int
-    ) -> None:
+    def _rate(self, pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], cpu: Sequence[int], total: int) -> int:
+        """Take a pool's energy of one interval; its dynamic part per count of CPU time, in fixed point."""
         energies = [energy for index in pool.channels if (energy := energy_uj[index]) is not None]
         if not energies:
-            return
+            return 0
         pool.seen = True
         energy = sum(energies)
         # Sensors update late, so an interval may show less than the idle power and the next one more. What was not seen
@@ -220,14 +222,22 @@ class Division:
         static = min(energy, due)
         self._owed_uj[pool.key] = min(due - static, pool.idle_uw * _LATE_NS // 1_000_000_000)
         if pool.weights is not None:
-            cpu = list(map(mul, cpu, pool.weights))
-            total = sum(cpu)
+            total = sum(map(mul, cpu, pool.weights))
         if total == 0:
             static = energy  # nobody ran: whatever was drawn is the price of being on
         pool.energy += energy
         pool.static += static
-        if energy > static:
-            pool.dynamic = list(map(add, pool.dynamic, map(mul, cpu, repeat((energy - static) * _SCALE // total))))
+        return (energy - static) * _SCALE // total if energy > static else 0
+
+    def _fold(self) -> None:
+        """Add the waiting intervals to the sums. Several at once: the sums are then in the processor's cache."""
+        for cpu, rates in self._waiting:
+            self._cpu = list(map(add, self._cpu, cpu))
+            for pool, rate in zip(self._pools, rates, strict=True):
+                if rate:
+                    used = cpu if pool.weights is None else map(mul, cpu, pool.weights)
+                    pool.dynamic = list(map(add, pool.dynamic, map(mul, used, repeat(rate))))
+        self._waiting.clear()
 
     def _add_gpu(self, index: int, dt_ns: int, energy: int | None, gpu_use: Mapping[str, Sequence[int]] | None) -> None:
         if energy is None:
@@ -263,6 +273,7 @@ class Division:
         `meter_uj` becomes that rest. It updates more slowly than the others, so the rest can be negative for a while;
         then it is 0 and the debt stands in `other_carry_uj`, to be given to the next division.
         """
+        self._fold()
         jobs = [Share() for _ in self.jobs]
         system, unallocated = Share(), Share()
         present = [self._all_present_ns + less for less in self._present]

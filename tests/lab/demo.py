@@ -1,4 +1,4 @@
-"""`make demo`: a mixed load on a private Slurm cluster, accounted from cgroup to report, and checked from the files alone.
+"""`make demo`: a mixed load on a private Slurm cluster, from cgroup to report, checked from the files alone.
 
 Where the lab cannot run (no root, no Slurm) it says what is missing and measures one command without Slurm.
 """
@@ -81,9 +81,7 @@ def with_slurm(began: float) -> None:
         say("What node n1 and node n4 can measure")
         show("doctor", "--node", "n1")
         show("doctor", "--node", "n4")
-        say(
-            "A mixed load: 2-node job, array, 30 jobs of 0.2 s, shared node, cancelled, requeued, failed, node without sensor"
-        )
+        say("A mixed load: 2 nodes, array, 30 jobs of 0.2 s, shared node, cancelled, requeued, failed, no sensor")
         jobs = load(lab)
         say("kill -9 of the daemon on n1 in the middle of it; it comes back two seconds later")
         lab.kill_daemon("n1")
@@ -117,7 +115,7 @@ def with_slurm(began: float) -> None:
     say(f"Done in {time.monotonic() - began:.0f} s; the lab is gone, the files stay")
     print(
         f"shards, ledger, job records: {OUT.name}/shared/   reports: {OUT.name}/reports/\n"
-        f"try: HPCCARBON_CONFIG={OUT.name}/hpccarbon.toml {HPCCARBON.relative_to(CHECKOUT)} report --job {jobs['two nodes']}"
+        f"try: HPCCARBON_CONFIG={OUT.name}/hpccarbon.toml .venv/bin/hpccarbon report --job {jobs['two nodes']}"
     )
 
 
