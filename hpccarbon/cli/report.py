@@ -1,0 +1,427 @@
+"""`hpccarbon report`: asks the ledger and accounting, applies carbon, and hands rows to a renderer. Adds nothing up."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
+
+if TYPE_CHECKING:
+    from hpccarbon.config import Config
+    from hpccarbon.report.figures import Carbon
+    from hpccarbon.report.job import JobReport, PowerPoint, Wanted
+    from hpccarbon.report.render.text import Screen
+    from hpccarbon.report.usage import UsageReport
+    from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
+    from hpccarbon.slurm.record import JobRecord
+
+Format = Literal["text", "json", "csv", "parquet"]
+FORMATS: tuple[Format, ...] = ("text", "json", "csv", "parquet")
+DEFAULT_SINCE = "30d"
+MAX_MINUTE_SHARDS = 256
+"""Power by the minute opens a shard per node and hour; a job that has more of them is drawn by the hour."""
+MAX_WIDTH = 120
+
+EXAMPLES = """
+\b
+Examples:
+  hpccarbon report --job 4711               one job: energy, carbon, power, hints
+  hpccarbon report --job 4800_3,4800_7      two tasks of an array, and their sum
+  hpccarbon report --me --month last        my last month
+  hpccarbon report --by account --since 7d  who used how much; the total is the meters'
+  hpccarbon report --by user,month --since 2026-01-01 -o usage.parquet
+"""
+
+
+@click.command("report", epilog=EXAMPLES)
+@click.option("-j", "--job", "jobs", multiple=True, metavar="ID", help="Job 123, array task 123_4, component 123+1.")
+@click.option("-u", "--user", "users", multiple=True, metavar="NAME", help="Only jobs of this user.")
+@click.option("--me", is_flag=True, help="Only my own jobs.")
+@click.option("-A", "--account", "accounts", multiple=True, metavar="NAME", help="Only jobs of this account.")
+@click.option("-p", "--partition", "partitions", multiple=True, metavar="NAME", help="Only jobs in this partition.")
+@click.option("-w", "--node", "nodes", multiple=True, metavar="NAME", help="Only energy of this node.")
+@click.option("-S", "--since", metavar="TIME", help=f"From this time on: a date, a time, 30d, today. [{DEFAULT_SINCE}]")
+@click.option("-E", "--until", metavar="TIME", help="Up to this time, which is not included. [now]")
+@click.option("-m", "--month", metavar="MONTH", help="One month: 2026-03, this or last.")
+@click.option(
+    "-b",
+    "--by",
+    metavar="WORDS",
+    help="Lines of the table: user, account, partition, job, node, hour, day, month, holder; several with commas.",
+)
+@click.option("--top", type=click.IntRange(0), default=40, show_default=True, help="Lines shown as text; 0: all.")
+@click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
+@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by -o FILE's ending, else text.")
+@click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to FILE.")
+@config_option
+@click.pass_context
+def command(
+    ctx: click.Context,
+    jobs: tuple[str, ...],
+    users: tuple[str, ...],
+    me: bool,
+    accounts: tuple[str, ...],
+    partitions: tuple[str, ...],
+    nodes: tuple[str, ...],
+    since: str | None,
+    until: str | None,
+    month: str | None,
+    by: str | None,
+    top: int,
+    cluster: str | None,
+    format_: Format | None,
+    output: Path | None,
+    config_path: Path | None,
+) -> None:
+    """Energy and carbon of jobs, or of users, accounts, partitions, nodes, days and months.
+
+    With --job: a page for one job, a line each for several, an array or a heterogeneous job. Without: a table of the
+    last 30 days. Options that take a NAME or ID can be repeated or given several with commas between. Times are in the
+    zone of report.timezone.
+    """
+    from hpccarbon import config as configuration
+    from hpccarbon.site.ledger import Ledger
+
+    config = configuration.load(config_path)
+    format_ = format_ or _format_of(output)
+    if format_ == "parquet" and output is None and sys.stdout.isatty():
+        raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
+    ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
+    zone, now = reader_zone(config), datetime.now(timezone.utc)
+    if jobs:
+        given = {"--user": users, "--me": me, "--account": accounts, "--partition": partitions, "--node": nodes}
+        given |= {"--by": by, "--since": since, "--until": until, "--month": month}
+        if clash := [name for name, value in given.items() if value]:
+            raise click.UsageError(f"--job shows a job whole; it does not go together with {', '.join(clash)}")
+        from hpccarbon.report.job import parse_wanted
+
+        report: JobReport | UsageReport = job_report(config, ledger, parse_wanted(jobs), now)
+    else:
+        from hpccarbon.report.usage import Filters, parse_by
+
+        if month is not None and (since or until):
+            raise click.UsageError("--month is a period of its own; leave out --since and --until")
+        if month is not None:
+            begin, end = parse_month(month, zone, now)
+        else:
+            begin = parse_time(since or DEFAULT_SINCE, zone, now)
+            end = parse_time(until, zone, now) if until else now
+        if begin >= end:
+            raise click.UsageError(f"the period ends ({end:%Y-%m-%d %H:%M}) before it begins ({begin:%Y-%m-%d %H:%M})")
+        who = listed([*users, *([_my_name()] if me else [])])
+        names = (who, listed(accounts), listed(partitions), listed(nodes))
+        filters = Filters(
+            **{
+                key: list(value)
+                for key, value in zip(("users", "accounts", "partitions", "nodes"), names, strict=True)
+                if value is not None
+            }
+        )
+        words = parse_by(by or ("job" if who else "user"))
+        many = top if format_ == "text" else 0
+        report = usage_report(
+            config, ledger, words, filters, begin, None if until is None and month is None else end, many
+        )
+    for fault in report.set_aside:
+        warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
+    failed = _emit(report, format_, output, zone, top)
+    ctx.exit(1 if failed else 0)
+
+
+def _my_name() -> str:
+    import pwd
+
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _format_of(output: Path | None) -> Format:
+    ending = output.suffix.lower().lstrip(".") if output else ""
+    return next((known for known in FORMATS if known == ending), "text")
+
+
+# ---- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: datetime) -> JobReport:
+    """All that is known of these jobs. `now` (aware) tells what cannot have been sealed yet."""
+    from hpccarbon.report import job as build
+    from hpccarbon.report.figures import set_aside
+    from hpccarbon.site.ledger import Selection
+
+    records, unasked = _records(config, ledger, wanted)
+    plain = {one.job_id for one in wanted if one.task is None and one.het is None}
+    job_ids = tuple(sorted(plain | {record.job_id for record in records}))
+    selection = Selection(job_ids=job_ids, holders=("job",))
+    rows, carbon = _energy(config, ledger, selection, build.BY) if job_ids else ([], _no_carbon(config))
+    by_job: dict[int, list[EnergyRow]] = {}
+    for row in rows:
+        by_job.setdefault(int(str(row.key[0])), []).append(row)
+    of_job: dict[int, list[JobRecord]] = {}
+    for record in records:
+        of_job.setdefault(record.job_id, []).append(record)
+
+    rhythm = build.Rhythm(ledger.cluster or "", config.daemon.seal_s, config.daemon.seal_after_job_s)
+    chosen: dict[int, None] = {}
+    missing = []
+    for one in wanted:
+        mine = [record for record in records if build.belongs(record, one)]
+        ids = sorted({record.job_id for record in mine} | ({one.job_id} & plain if one.task is None else set()))
+        if any(job_id in by_job for job_id in ids):
+            # A task that ran and was not metered is part of its array, with a hole where its energy should be.
+            ran = {record.job_id for record in mine if record.elapsed_s}
+            chosen.update(dict.fromkeys(job_id for job_id in ids if job_id in by_job or job_id in ran))
+        else:
+            missing.append(build.why_missing(one, mine, unasked, rhythm, now))
+    parts = [build.job_part(job_id, by_job.get(job_id, []), of_job.get(job_id, [])) for job_id in chosen]
+    parts.sort(
+        key=lambda part: (part.array_job_id or part.het_job_id or part.job_id, part.array_task_id or 0, part.job_id)
+    )
+    used = [row for job_id in chosen for row in by_job.get(job_id, [])]
+    total = build.total_of(parts, used, of_job)
+    single = parts[0] if len(parts) == 1 else None
+    power, step_s = _power(ledger, single) if single else ([], None)
+    return build.JobReport(
+        cluster=ledger.cluster or "",
+        timezone=config.report.timezone,
+        group=build.group_of(wanted, parts) if parts else "several",
+        jobs=parts,
+        total=total,
+        carbon=_weighted(carbon, total.energy_uj, total.co2e_g),
+        power_step_s=step_s,
+        power=power,
+        hints=build.hints_of(single, _silent(single, of_job)) if single else [],
+        missing=missing,
+        set_aside=set_aside(ledger.faults),
+    )
+
+
+def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[list[JobRecord], str | None]:
+    """The records of the jobs: the stored ones, and from Slurm those that are not stored or were not final.
+
+    Returns: the records; and why Slurm was not asked, where it was not or could not be.
+    """
+    from hpccarbon.report.job import MAX_HET, belongs, is_running
+
+    plain = [one.job_id for one in wanted if one.task is None and one.het is None]
+    components = [job_id for one in wanted if one.het is not None for job_id in range(one.job_id, one.job_id + MAX_HET)]
+    tasks = [(one.job_id, one.task) for one in wanted if one.task is not None]
+    stored = ledger.jobs(job_ids=[*plain, *components], array_ids=plain, array_tasks=tasks)
+    leaders = {record.het_job_id for record in stored if record.het_job_id in plain}
+    if leaders:
+        stored += ledger.jobs(
+            job_ids=[job_id for first in leaders for job_id in range(first, first + MAX_HET) if first]
+        )
+    known = {(r.job_id, r.restart): r for r in stored if any(belongs(r, one) for one in wanted)}
+    stale = [
+        one
+        for one in wanted
+        if not (mine := [record for record in known.values() if belongs(record, one)])
+        or any(is_running(record) or record.end is None for record in mine)
+    ]
+    unasked: str | None = None
+    if stale and config.slurm.accounting == "none":
+        unasked = "slurm.accounting is none"
+    elif stale:
+        from hpccarbon.errors import SlurmError
+        from hpccarbon.slurm import accounting
+
+        try:
+            fresh = accounting.fetch(config, [one.job_id for one in stale])
+            known |= {(r.job_id, r.restart): r for r in fresh if any(belongs(r, one) for one in wanted)}
+        except SlurmError as err:
+            unasked = str(err)
+    return [known[key] for key in sorted(known)], unasked
+
+
+def _silent(job: Any, of_job: dict[int, list[JobRecord]]) -> list[str]:
+    """The nodes that Slurm gave the job and that reported nothing; not asked where all of the job is covered."""
+    if (job.figures.covered_percent or 0) >= 99:
+        return []
+    from hpccarbon.hostlist import expand
+
+    given: dict[str, None] = {}
+    for record in of_job.get(job.job_id, []):
+        if record.nodelist and record.elapsed_s:
+            given.update(dict.fromkeys(expand(record.nodelist)))
+    there = {part.node for part in job.nodes}
+    return [node for node in given if node not in there]
+
+
+def _power(ledger: Ledger, job: Any) -> tuple[list[PowerPoint], int | None]:
+    """The job's power over time, by the minute where that opens few shards, else by the hour."""
+    from hpccarbon.report.job import power_points
+    from hpccarbon.site.ledger import Selection
+
+    figures = job.figures
+    if figures.first is None or figures.last is None or (figures.last - figures.first).total_seconds() < 120:
+        return [], None
+    # The hours between are known: nobody has to look for them again.
+    selection = Selection(job_ids=(job.job_id,), holders=("job",), since=figures.first, until=figures.last)
+    hours = (figures.last - figures.first).total_seconds() / 3600 + 1
+    if len(job.nodes) * hours <= MAX_MINUTE_SHARDS:
+        points = power_points(ledger.energy(selection, ("bucket",)), 60)
+        if len(points) > 1:
+            return points, 60
+    points = power_points(ledger.energy(Selection(job_ids=(job.job_id,), holders=("job",)), ("hour",)), 3600)
+    return (points, 3600) if len(points) > 1 else ([], None)
+
+
+# ---- usage ----------------------------------------------------------------------------------------------------------
+
+
+def usage_report(
+    config: Config, ledger: Ledger, by: list[str], filters: Any, since: datetime, until: datetime | None, top: int
+) -> UsageReport:
+    """A table of energy. Job names are looked up for the first `top` lines (0: all)."""
+    from hpccarbon.report import usage as build
+    from hpccarbon.report.figures import set_aside
+    from hpccarbon.site.ledger import Selection
+
+    holders = ("job",) if filters.by_job else ("job", "system", "unallocated")
+    selection = Selection(
+        **{name: tuple(names) for name in filters.__struct_fields__ if (names := getattr(filters, name)) is not None},
+        holders=holders,
+        since=since,
+        until=until,
+    )
+    words = [build.WORDS[word] for word in by if word != "holder"]
+    rows, carbon = _energy(config, ledger, selection, ("holder", *words))
+    if "job" in by:
+        place = 1 + words.index("job_id")
+        keys = [(*row.key, row.key[place]) for row in rows if row.key[0] == "job"]
+    else:
+        import msgspec
+
+        only_jobs = msgspec.structs.replace(selection, holders=("job",))
+        keys = [row.key for row in ledger.energy(only_jobs, ("holder", *words, "job_id"))]
+    lines, total = build.usage_rows(by, rows, keys)
+    if "job" in by:
+        place = by.index("job")
+        shown = [line.key[place] for line in lines if line.key][: top + 1 if top else None]
+        records = ledger.jobs(job_ids=[int(job_id) for job_id in shown if job_id])
+        lines = build.named(by, lines, records)
+    return build.UsageReport(
+        cluster=ledger.cluster or "",
+        timezone=config.report.timezone,
+        by=by,
+        since=since,
+        until=until,
+        filters=filters,
+        rows=lines,
+        total=total,
+        carbon=_weighted(carbon, total.figures.energy_uj, total.figures.co2e_g),
+        set_aside=set_aside(ledger.faults),
+    )
+
+
+# ---- carbon ---------------------------------------------------------------------------------------------------------
+
+
+def _energy(config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]) -> tuple[list[EnergyRow], Carbon]:
+    """The rows, with grams where a zone is configured."""
+    return ledger.energy(selection, by), _no_carbon(config)
+
+
+def _no_carbon(config: Config) -> Carbon:
+    from hpccarbon.report.figures import Carbon
+
+    carbon = config.carbon
+    return Carbon(
+        zone=carbon.zone or None,
+        basis=carbon.basis,
+        intensity_g_per_kwh=None,
+        sources=[],
+        pue=carbon.pue or None,
+        node_factor=carbon.node_factor,
+        note="" if carbon.zone else "no grid zone is configured (carbon.zone)",
+    )
+
+
+def _weighted(carbon: Carbon, energy_uj: int | None, co2e_g: float | None) -> Carbon:
+    """The description with the mean intensity behind these grams: what energy, PUE and node factor do not explain."""
+    if not energy_uj or co2e_g is None:
+        return carbon
+    import msgspec
+
+    from hpccarbon.units import kwh
+
+    wall_kwh = kwh(energy_uj) * (carbon.pue or 1.0) * carbon.node_factor
+    return msgspec.structs.replace(carbon, intensity_g_per_kwh=co2e_g / wall_kwh)
+
+
+# ---- output ---------------------------------------------------------------------------------------------------------
+
+
+def _emit(report: JobReport | UsageReport, format_: Format, output: Path | None, zone: Any, top: int) -> bool:
+    """Write the report where it was asked for, and name what is missing; True if something is."""
+    from hpccarbon.report.job import JobReport
+
+    missing = report.missing if isinstance(report, JobReport) else []
+    if format_ == "json" or not (isinstance(report, JobReport) and not report.jobs):
+        _write(_content(report, format_, _screen(output, zone), top), output)
+    from hpccarbon.report.render.inert import inert
+
+    sys.stdout.flush()
+    for one in missing:
+        click.echo(f"error: job {inert(one.job)}: {inert(one.reason)}", err=True)
+    return bool(missing)
+
+
+def _content(report: JobReport | UsageReport, format_: Format, screen: Screen, top: int) -> str | bytes:
+    from hpccarbon.report.job import JobReport
+
+    if format_ == "text":
+        from hpccarbon.report.render import text
+
+        return text.jobs_text(report, screen) if isinstance(report, JobReport) else text.usage_text(report, screen, top)
+    from hpccarbon.report.render import files
+
+    if format_ == "json":
+        return files.json_text(report)
+    return files.csv_text(report).encode() if format_ == "csv" else files.parquet_bytes(report)
+
+
+def _screen(output: Path | None, zone: Any) -> Screen:
+    import shutil
+
+    from hpccarbon.report.render.text import Screen
+
+    live = output is None and sys.stdout.isatty()
+    colour = live and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    # Without a terminal get_terminal_size answers with COLUMNS, else 80.
+    width = 80 if output is not None else shutil.get_terminal_size().columns
+    return Screen(max(40, min(width, MAX_WIDTH)), colour, zone)
+
+
+def _write(content: str | bytes, output: Path | None) -> None:
+    """To stdout, or to a file that appears whole or not at all. Raises: HpcCarbonError, if it cannot be written."""
+    if output is None or str(output) == "-":
+        if isinstance(content, str):
+            from hpccarbon.report.render.text import encodable
+
+            sys.stdout.write(encodable(content, sys.stdout.encoding or "ascii"))
+        else:
+            sys.stdout.buffer.write(content)
+        return
+    from hpccarbon.errors import HpcCarbonError
+
+    data = content.encode() if isinstance(content, str) else content
+    try:
+        if output.exists() and not output.is_file():
+            output.write_bytes(data)  # a pipe or a device: nothing to replace
+            return
+        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(output)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as err:
+        raise HpcCarbonError(f"cannot write {output}: {err.strerror or err}") from err

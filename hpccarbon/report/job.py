@@ -1,0 +1,430 @@
+"""What a person asks about jobs: one with its runs and nodes, an array, or several and their sum. Reads no file."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import msgspec
+
+from hpccarbon.errors import HpcCarbonError
+from hpccarbon.report.figures import JSON_VERSION, Carbon, Figures, Means, SetAside, added, percent
+
+if TYPE_CHECKING:
+    from hpccarbon.site.ledger import EnergyRow, JobRecord
+
+BY = ("job_id", "run", "node", "user", "account", "partition")
+"""What the energy rows of a job report are grouped by."""
+MAX_HET = 128
+"""Components of a heterogeneous job have consecutive job ids, and Slurm allows this many."""
+_SPEC = re.compile(r"(?P<job>\d{1,18})(?:_(?:(?P<task>\d{1,9})|\[(?P<range>[\d,-]{1,200})\])|\+(?P<het>\d{1,3}))?")
+_LIVE = frozenset(("RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED"))
+_WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING"))
+Key = TypeVar("Key", bound=Hashable)
+
+
+class Wanted(msgspec.Struct, frozen=True):
+    """What a user typed: `123`, `123_4`, `123+1`. `text` is how it is named in messages."""
+
+    text: str
+    job_id: int
+    task: int | None = None
+    het: int | None = None
+
+
+def parse_wanted(texts: Iterable[str]) -> list[Wanted]:
+    """The jobs that were asked for, each once. Words may hold several with commas between, tasks as `123_[1-3,7]`.
+
+    Raises: HpcCarbonError naming the word that is none, and what is allowed.
+    """
+    wanted: dict[Wanted, None] = {}
+    for word in (part.strip() for text in texts for part in re.split(r",(?![^\[]*\])", text)):
+        # A step (`123.0`, `123.batch`) is not measured apart from its job.
+        found = _SPEC.fullmatch(word.partition(".")[0])
+        if not found:
+            raise HpcCarbonError(f"{word!r} is no job id: write 123, an array's task 123_4, or a component 123+1")
+        job_id = int(found["job"])
+        if found["range"]:
+            wanted.update((Wanted(f"{job_id}_{task}", job_id, task), None) for task in _tasks(found["range"], word))
+        else:
+            task, het = (None if found[name] is None else int(found[name]) for name in ("task", "het"))
+            wanted[Wanted(found[0], job_id, task, het)] = None
+    return list(wanted)
+
+
+def _tasks(text: str, word: str) -> list[int]:
+    tasks: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise HpcCarbonError(f"{word!r} is no list of tasks: write 123_[1-3,7]")
+        low, high = int(first), int(last or first)
+        if high - low > 100_000:
+            raise HpcCarbonError(f"{word!r} names too many tasks; write 123 for the whole array")
+        tasks += range(low, high + 1)
+    return tasks
+
+
+class RunPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One run of a job: a requeued job has several."""
+
+    restart: Annotated[int | None, Means(description="0 for the first run, counted up by each requeue")]
+    state: str | None
+    start: datetime | None
+    end: datetime | None
+    elapsed_s: int | None
+    figures: Figures
+
+
+class NodePart(msgspec.Struct, frozen=True):
+    """What a job used on one node."""
+
+    node: str
+    figures: Figures
+
+
+class JobPart(msgspec.Struct, frozen=True, kw_only=True):
+    """One job with all its runs. Strings that a user chose are given as they are: hostile until escaped."""
+
+    job: Annotated[str, Means(description="the job as Slurm shows it: 123, 123_4, 123+1")]
+    job_id: Annotated[int, Means(description="raw Slurm job id")]
+    array_job_id: int | None
+    array_task_id: int | None
+    het_job_id: int | None
+    het_offset: int | None
+    name: str | None
+    user: str | None
+    account: str | None
+    partition: str | None
+    qos: str | None
+    state: Annotated[str | None, Means(description="Slurm state of the last run; null where Slurm was not asked")]
+    exit_code: str | None
+    running: Annotated[bool, Means(description="true: the figures are those so far")]
+    submit: datetime | None
+    start: Annotated[datetime | None, Means(description="start of the first run")]
+    end: datetime | None
+    elapsed_s: Annotated[int | None, Means(description="run time of all runs together")]
+    alloc_nodes: int | None
+    alloc_cores: Annotated[int | None, Means(description="Slurm CPUs held on all nodes")]
+    alloc_gpus: Annotated[int | None, Means(description="GPUs held on all nodes")]
+    figures: Figures
+    runs: list[RunPart]
+    nodes: list[NodePart]
+
+
+class PowerPoint(msgspec.Struct, frozen=True):
+    """Mean power over one step of time."""
+
+    at: datetime
+    power_w: float
+
+
+class Hint(msgspec.Struct, frozen=True, kw_only=True):
+    """Something worth knowing, with its numbers."""
+
+    kind: Literal["idle_cores", "earlier_runs", "not_covered", "modelled"]
+    energy_uj: int | None
+    percent: float | None
+    cores: float | None = None
+    nodes: list[str] = []
+
+
+class Missing(msgspec.Struct, frozen=True):
+    """A job that was asked for and has no energy, with the reason and the next step."""
+
+    job: str
+    reason: str
+
+
+class JobReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`hpccarbon report --job ... --format json`."""
+
+    schema_version: int = JSON_VERSION
+    kind: Literal["jobs"] = "jobs"
+    cluster: str
+    timezone: Annotated[str, Means(description="zone of the reader; times in this document are UTC")]
+    group: Annotated[
+        Literal["job", "array", "het", "several"], Means(description="what the jobs have to do with each other")
+    ]
+    jobs: list[JobPart]
+    total: Annotated[Figures, Means(description="all jobs together")]
+    carbon: Carbon
+    power_step_s: Annotated[int | None, Means(description="length of a step of `power`")]
+    power: Annotated[list[PowerPoint], Means(description="power of a single job over time")]
+    hints: list[Hint]
+    missing: list[Missing]
+    set_aside: Annotated[list[SetAside], Means(description="files that could not be trusted and are in no figure")]
+
+
+def belongs(record: JobRecord, wanted: Wanted) -> bool:
+    """Whether a job record is part of what was asked for."""
+    if wanted.task is not None:
+        return record.array_job_id == wanted.job_id and record.array_task_id == wanted.task
+    if wanted.het is not None:
+        return record.het_job_id == wanted.job_id and record.het_offset == wanted.het
+    return wanted.job_id in (record.job_id, record.array_job_id, record.het_job_id)
+
+
+def base_state(state: str | None) -> str:
+    """The first word of a state: sacct prints `CANCELLED by 1000`."""
+    return (state or "").split(" ", 1)[0].upper()
+
+
+def is_running(record: JobRecord) -> bool:
+    """Whether the job still used energy when the record was made."""
+    return record.end is None and base_state(record.state) in _LIVE
+
+
+def restart_of(run: object) -> int | None:
+    """The restart count a run's name begins with, the same on every node; None where it does not say."""
+    first = str(run or "").partition(".")[0]
+    return int(first) if first.isdecimal() else None
+
+
+def job_part(job_id: int, rows: Sequence[EnergyRow], records: Sequence[JobRecord]) -> JobPart:
+    """One job from its energy rows (grouped by `BY`) and the records of its runs, either possibly empty."""
+    records = sorted(records, key=lambda record: record.restart)
+    last = records[-1] if records else None
+    running = last is not None and is_running(last)
+    runs = _runs(rows, records, running)
+    nodes = _grouped(rows, lambda row: str(row.key[2]))
+    expected_ms = 0 if running else sum(map(_node_ms, records))
+    figures = added(rows, nodes=len(nodes), expected_ms=expected_ms)
+    gpus: dict[str, int] = {}
+    for row in rows:
+        gpus[str(row.key[2])] = max(gpus.get(str(row.key[2]), 0), row.alloc_gpus or 0)
+    cores: dict[str, int] = {}
+    for row in rows:
+        cores[str(row.key[2])] = max(cores.get(str(row.key[2]), 0), row.alloc_cores or 0)
+    start = next((record.start for record in records if record.start), figures.first)
+    return JobPart(
+        job=job_name(job_id, last),
+        job_id=job_id,
+        array_job_id=last.array_job_id if last else None,
+        array_task_id=last.array_task_id if last else None,
+        het_job_id=last.het_job_id if last else None,
+        het_offset=last.het_offset if last else None,
+        name=last.name if last else None,
+        user=(last.user if last else None) or _fact(rows, 3),
+        account=(last.account if last else None) or _fact(rows, 4),
+        partition=(last.partition if last else None) or _fact(rows, 5),
+        qos=last.qos if last else None,
+        state=last.state if last else None,
+        exit_code=last.exit_code if last else None,
+        running=running,
+        submit=records[0].submit if records else None,
+        start=start,
+        end=None if running else (last.end if last else None) or figures.last,
+        elapsed_s=_elapsed_s(rows, records, figures, running),
+        alloc_nodes=(last.alloc_nodes if last else None) or len(nodes) or None,
+        alloc_cores=(last.alloc_cores if last else None) or sum(cores.values()) or None,
+        alloc_gpus=(_gpus_of(last) if last else None) or sum(gpus.values()) or None,
+        figures=figures,
+        runs=runs,
+        nodes=[NodePart(node, added(its_rows, nodes=1)) for node, its_rows in sorted(nodes.items())],
+    )
+
+
+def job_name(job_id: int, record: JobRecord | None) -> str:
+    """A job as Slurm shows it: `123_4` for an array's task, `123+1` for a component, else its id."""
+    if record is not None and record.array_job_id is not None and record.array_task_id is not None:
+        return f"{record.array_job_id}_{record.array_task_id}"
+    if record is not None and record.het_job_id is not None and record.het_offset is not None:
+        return f"{record.het_job_id}+{record.het_offset}"
+    return str(job_id)
+
+
+def _gpus_of(record: JobRecord) -> int | None:
+    """GPUs by AllocTRES (`gres/gpu=4,gres/gpu:a100=4`): the untyped sum, where it is there."""
+    found = re.search(r"(?:^|,)gres/gpu=(\d+)", record.alloc_tres or "")
+    return int(found[1]) if found else None
+
+
+def _elapsed_s(rows: Sequence[EnergyRow], records: Sequence[JobRecord], figures: Figures, running: bool) -> int | None:
+    known = [record.elapsed_s for record in records if record.elapsed_s is not None]
+    if known and not running:
+        return sum(known)
+    if figures.first is None or figures.last is None:
+        return sum(known) if known else None
+    # Present time is exact to the millisecond where the minutes are not; on one node they must agree.
+    longest_ms = max(
+        sum(row.present_ms for row in its_rows) for its_rows in _grouped(rows, lambda row: row.key[2]).values()
+    )
+    return round(longest_ms / 1000)
+
+
+def _node_ms(record: JobRecord) -> int:
+    return (record.elapsed_s or 0) * (record.alloc_nodes or 0) * 1000
+
+
+def _fact(rows: Sequence[EnergyRow], place: int) -> str | None:
+    """What the hooks told, from the rows that know."""
+    return next((str(row.key[place]) for row in rows if row.key[place] is not None), None)
+
+
+def _grouped(rows: Iterable[EnergyRow], key: Callable[[EnergyRow], Key]) -> dict[Key, list[EnergyRow]]:
+    groups: dict[Key, list[EnergyRow]] = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row)
+    return groups
+
+
+def _runs(rows: Sequence[EnergyRow], records: Sequence[JobRecord], running: bool) -> list[RunPart]:
+    by_restart = _grouped(rows, lambda row: restart_of(row.key[1]))
+    known = {record.restart: record for record in records}
+    if len(known) == 1 and len(by_restart) == 1:
+        # One run by all accounts: a node that did not know the restart count does not make it two.
+        by_restart = {next(iter(known)): list(rows)}
+    parts = []
+    for restart in sorted(by_restart.keys() | known.keys(), key=lambda one: -1 if one is None else one):
+        its_rows, record = by_restart.get(restart, []), None if restart is None else known.get(restart)
+        live = running and record is records[-1]
+        nodes = len({row.key[2] for row in its_rows})
+        figures = added(its_rows, nodes=nodes, expected_ms=_node_ms(record) if record and not live else 0)
+        parts.append(
+            RunPart(
+                restart=restart,
+                state=record.state if record else None,
+                start=(record.start if record else None) or figures.first,
+                end=None if live else (record.end if record else None) or figures.last,
+                elapsed_s=record.elapsed_s if record else None,
+                figures=figures,
+            )
+        )
+    # A run that Slurm knows and that used nothing here (it never reached a node) is no line of the bill.
+    return [part for part in parts if part.figures.first is not None or (part.elapsed_s or 0) > 0]
+
+
+def group_of(wanted: Sequence[Wanted], jobs: Sequence[JobPart]) -> Literal["job", "array", "het", "several"]:
+    """What the jobs have to do with each other."""
+    if len(wanted) > 1:
+        return "several"
+    if any(job.array_job_id == wanted[0].job_id for job in jobs) and wanted[0].task is None:
+        return "array"
+    if len(jobs) > 1 and any(job.het_job_id == wanted[0].job_id for job in jobs):
+        return "het"
+    return "job" if len(jobs) == 1 else "several"
+
+
+def total_of(jobs: Sequence[JobPart], rows: Sequence[EnergyRow], records: Mapping[int, Sequence[JobRecord]]) -> Figures:
+    """All jobs together; coverage is of the time Slurm gave them, as for each."""
+    expected_ms = 0
+    for job in jobs:
+        present_ms = round(job.figures.node_hours * 3_600_000)
+        told_ms = 0 if job.running else sum(map(_node_ms, records.get(job.job_id, ())))
+        expected_ms += max(present_ms, told_ms)
+    return added(rows, nodes=len({row.key[2] for row in rows}), expected_ms=expected_ms)
+
+
+def power_points(rows: Sequence[EnergyRow], step_s: int) -> list[PowerPoint]:
+    """Mean power per step, from rows grouped by time alone: energy by the time the job was there.
+
+    A job that was there for a part of a step (its first and last minute) drew its energy in that part.
+    """
+    points = []
+    for row in rows:
+        at = row.key[0]
+        present_s = row.present_ms / 1000 / max(row.nodes, 1)
+        if isinstance(at, datetime) and present_s > 0:
+            points.append(PowerPoint(at, row.energy_uj / 1e6 / min(present_s, step_s)))
+    return points
+
+
+def hints_of(job: JobPart, silent: Sequence[str] = ()) -> list[Hint]:
+    """At most two: first what the figures lack, then the advice with the most energy behind it.
+
+    Args:
+        silent: nodes of the job that reported nothing.
+    """
+    figures = job.figures
+    hints: list[Hint] = []
+    covered = figures.covered_percent
+    if covered is not None and covered < 99:
+        hints.append(Hint(kind="not_covered", energy_uj=None, percent=100 - covered, nodes=list(silent)))
+    if figures.energy_uj and figures.modelled_uj * 2 > figures.energy_uj:
+        modelled = percent(figures.modelled_uj, figures.energy_uj)
+        hints.append(Hint(kind="modelled", energy_uj=figures.modelled_uj, percent=modelled))
+    advice = [hint for hint in (_idle_cores(job), _earlier_runs(job)) if hint is not None]
+    advice.sort(key=lambda hint: -(hint.energy_uj or 0))
+    return (hints[:1] + advice + hints[1:])[:2]
+
+
+def _idle_cores(job: JobPart) -> Hint | None:
+    """The static energy of cores held and unused. GPU jobs are left out: their static part is the GPUs' too."""
+    figures = job.figures
+    used = figures.cpu_used_percent
+    if used is None or used >= 75 or figures.gpu_uj or not figures.energy_uj or not job.alloc_cores:
+        return None
+    wasted_uj = round(figures.static_uj * (1 - used / 100))
+    share = percent(wasted_uj, figures.energy_uj)
+    cores = job.alloc_cores * (1 - used / 100)
+    if share is None or share < 5 or cores < 1:
+        return None
+    return Hint(kind="idle_cores", energy_uj=wasted_uj, percent=share, cores=cores)
+
+
+def _earlier_runs(job: JobPart) -> Hint | None:
+    earlier = [run.figures.energy_uj or 0 for run in job.runs[:-1]]
+    share = percent(sum(earlier), job.figures.energy_uj)
+    if not sum(earlier) or share is None or share < 1:
+        return None
+    return Hint(kind="earlier_runs", energy_uj=sum(earlier), percent=share)
+
+
+def states(jobs: Iterable[JobPart]) -> list[tuple[str, int]]:
+    """How many jobs are in which state, most first."""
+    return Counter(base_state(job.state) or "state not known" for job in jobs).most_common()
+
+
+class Rhythm(msgspec.Struct, frozen=True):
+    """How soon energy becomes visible: what the site's configuration says."""
+
+    cluster: str
+    seal_s: int
+    seal_after_job_s: int
+
+
+def why_missing(
+    wanted: Wanted, records: Sequence[JobRecord], asked_slurm: str | None, rhythm: Rhythm, now: datetime
+) -> Missing:
+    """Why a job that was asked for has no energy rows, and what to do.
+
+    Args:
+        records: what is known of it: its runs, or the tasks of its array.
+        asked_slurm: None if Slurm's accounting was asked and answered, else why it was not.
+        now: aware.
+    """
+    return Missing(wanted.text, _reason(records, asked_slurm, rhythm, now))
+
+
+def _reason(records: Sequence[JobRecord], asked_slurm: str | None, rhythm: Rhythm, now: datetime) -> str:
+    if not records:
+        if asked_slurm is not None:
+            return f"it has no energy rows, and whether Slurm knows it could not be asked: {asked_slurm}"
+        return f"neither the ledger nor Slurm's accounting of cluster {rhythm.cluster} knows it (check the id)"
+    last = max(records, key=lambda record: (record.start is not None, record.restart))
+    state = base_state(last.state) or "in an unknown state"
+    if last.start is None or (last.end is not None and not last.elapsed_s and last.end <= last.start):
+        if state in _WAITING:
+            return f"it has not started yet ({state})"
+        return f"it never ran ({state}): it used no energy"
+    if last.end is None:
+        due = _seconds_left(last.start + timedelta(seconds=rhythm.seal_s), now)
+        if due:
+            return f"it is {state} and its nodes have not sealed yet: try again within {due} s"
+    else:
+        due = _seconds_left(last.end + timedelta(seconds=rhythm.seal_after_job_s + 60), now)
+        if due:
+            return f"it ended just now and its nodes have not sealed yet: try again within {due} s"
+    where = f"of {last.nodelist}" if last.nodelist else "of its nodes"
+    return (
+        f"Slurm knows it ({state}), but no shard {where} covers it: "
+        "was the daemon running there? (`hpccarbon doctor` on the node tells)"
+    )
+
+
+def _seconds_left(due: datetime, now: datetime) -> int:
+    return max(0, round((due - now).total_seconds()))

@@ -1,0 +1,148 @@
+"""Reports as JSON, CSV and Parquet: every figure in full, its unit in its name. Formats only; writes no file."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hpccarbon.report.figures import Figures
+from hpccarbon.report.job import JobReport
+from hpccarbon.report.render.inert import cell
+from hpccarbon.report.usage import UsageReport
+from hpccarbon.units import kwh
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Report = JobReport | UsageReport
+_FIGURES = Figures.__struct_fields__
+_TYPES: dict[str, type] = {
+    **dict.fromkeys(("job_id", "array_job_id", "array_task_id", "het_job_id", "het_offset", "restart"), int),
+    **dict.fromkeys(("elapsed_s", "alloc_nodes", "alloc_cores", "alloc_gpus", "jobs", "nodes"), int),
+    **dict.fromkeys(("energy_uj", "cpu_uj", "dram_uj", "gpu_uj", "other_uj", "static_uj", "modelled_uj"), int),
+    **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),
+    **dict.fromkeys(("node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
+    **dict.fromkeys(("pue", "node_factor", "intensity_g_per_kwh"), float),
+    **dict.fromkeys(("submit", "start", "end", "first", "last"), datetime),
+}
+"""Types of the columns that are no text."""
+
+
+def json_text(report: Report) -> str:
+    """The report as one JSON document, in plain ASCII: what could be obeyed by a terminal is written as `\\u....`."""
+    text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
+    return re.sub(r"[^\n\x20-\x7e]", _escaped, text) + "\n"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    units = found[0].encode("utf-16-be")
+    return "".join(f"\\u{units[place]:02x}{units[place + 1]:02x}" for place in range(0, len(units), 2))
+
+
+def records(report: Report) -> list[dict[str, Any]]:
+    """The report as flat rows: one per run of a job, or one per line of the table (without the total)."""
+    if isinstance(report, JobReport):
+        return list(_job_records(report))
+    return list(_usage_records(report))
+
+
+def _figures(figures: Figures) -> dict[str, Any]:
+    row: dict[str, Any] = {"energy_kwh": None if figures.energy_uj is None else kwh(figures.energy_uj)}
+    return row | {name: getattr(figures, name) for name in _FIGURES}
+
+
+def _method(report: Report) -> dict[str, Any]:
+    carbon = report.carbon
+    return {
+        "carbon_zone": carbon.zone,
+        "carbon_basis": carbon.basis,
+        "carbon_sources": "; ".join(carbon.sources) or None,
+        "pue": carbon.pue,
+        "node_factor": carbon.node_factor,
+    }
+
+
+_JOB_FACTS = ("job", "job_id", "array_job_id", "array_task_id", "het_job_id", "het_offset", "name", "user", "account")
+_JOB_HELD = ("partition", "qos", "alloc_nodes", "alloc_cores", "alloc_gpus", "submit")
+
+
+def _job_records(report: JobReport) -> Iterator[dict[str, Any]]:
+    for job in report.jobs:
+        facts = {name: getattr(job, name) for name in (*_JOB_FACTS, *_JOB_HELD)}
+        for run in job.runs:
+            of_run = {"restart": run.restart, "state": run.state, "start": run.start, "end": run.end}
+            elapsed = {"elapsed_s": run.elapsed_s}
+            yield {"cluster": report.cluster} | facts | of_run | elapsed | _figures(run.figures) | _method(report)
+
+
+def _usage_records(report: UsageReport) -> Iterator[dict[str, Any]]:
+    for row in report.rows:
+        keys = dict(zip(report.by, row.key or [None] * len(report.by), strict=True))
+        counted = {"holder": row.holder, "jobs": row.jobs, "share_percent": row.share_percent}
+        if "job" in report.by:
+            keys |= {"name": row.name, "job_user": row.user}
+        yield {"cluster": report.cluster} | keys | counted | _figures(row.figures) | _method(report)
+
+
+def columns(report: Report) -> list[str]:
+    """The names of the flat rows' columns, also where there are no rows."""
+    figures = ["energy_kwh", *_FIGURES]
+    method = list(_method(report))
+    if isinstance(report, JobReport):
+        return ["cluster", *_JOB_FACTS, *_JOB_HELD, "restart", "state", "start", "end", "elapsed_s", *figures, *method]
+    job = ["name", "job_user"] if "job" in report.by else []
+    return list(dict.fromkeys(["cluster", *report.by, *job, "holder", "jobs", "share_percent", *figures, *method]))
+
+
+def csv_text(report: Report) -> str:
+    """The flat rows as CSV (RFC 4180): times in UTC, unknown is empty, and no string is a formula."""
+    names = columns(report)
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\r\n")
+    writer.writerow(names)
+    for row in records(report):
+        writer.writerow([_cell(row[name]) for name in names])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone(timezone.utc):%Y-%m-%dT%H:%M:%SZ}"
+    if isinstance(value, float):
+        return f"{value:.9f}".rstrip("0").rstrip(".")
+    return cell(value) if isinstance(value, str) else str(value)
+
+
+def parquet_table(report: Report) -> pa.Table:
+    """The flat rows as an Arrow table; strings as they are, times in UTC."""
+    import pyarrow as pa
+
+    types = {int: pa.int64(), float: pa.float64(), datetime: pa.timestamp("us", tz="UTC")}
+    names, rows = columns(report), records(report)
+    fields = [pa.field(name, types.get(_TYPES.get(name, str), pa.string())) for name in names]
+    metadata = {
+        "hpccarbon.schema": f"report.{report.kind}",
+        "hpccarbon.version": str(report.schema_version),
+        "hpccarbon.cluster": report.cluster,
+        "hpccarbon.timezone": report.timezone,
+    }
+    return pa.table({name: [row[name] for row in rows] for name in names}, schema=pa.schema(fields, metadata=metadata))
+
+
+def parquet_bytes(report: Report) -> bytes:
+    """The flat rows as a Parquet file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    sink = pa.BufferOutputStream()
+    pq.write_table(parquet_table(report), sink, compression="zstd")
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
