@@ -249,7 +249,10 @@ def _silent(job: Any, of_job: dict[int, list[JobRecord]]) -> list[str]:
     given: dict[str, None] = {}
     for record in of_job.get(job.job_id, []):
         if record.nodelist and record.elapsed_s:
-            given.update(dict.fromkeys(expand(record.nodelist)))
+            try:
+                given.update(dict.fromkeys(expand(record.nodelist)))
+            except ValueError:
+                return []  # only a note would name them
     there = {part.node for part in job.nodes}
     return [node for node in given if node not in there]
 

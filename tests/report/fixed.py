@@ -135,9 +135,7 @@ def _bob(**given: Any) -> dict[str, Any]:
 
 
 RECORDS = (
-    record(
-        4711, "COMPLETED", "10:04", "12:31", name="train_resnet", alloc_nodes=2, alloc_cores=128, nodelist="n[1-2]"
-    ),
+    record(4711, "COMPLETED", "10:04", "12:31", name="train_resnet", alloc_nodes=2, alloc_cores=128, nodelist="n[1-2]"),
     record(4801, "COMPLETED", "10:00", "10:20", name="sweep", **_bob(array_job_id=4800, array_task_id=1)),
     record(4802, "TIMEOUT", "10:00", "10:25", name="sweep", **_bob(array_job_id=4800, array_task_id=2)),
     record(4800, "COMPLETED", "10:20", "10:50", name="sweep", **_bob(array_job_id=4800, array_task_id=3)),
@@ -217,4 +215,6 @@ def write_records(shared: Path, records: Sequence[JobRecord]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metadata = {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": CLUSTER}
     columns = {column.name: [getattr(one, column.name) for one in records] for column in schema.JOBS}
-    pq.write_table(pa.table(columns, schema=schema.arrow_schema(schema.JOBS, metadata)), folder / "month=2026-03.parquet")
+    pq.write_table(
+        pa.table(columns, schema=schema.arrow_schema(schema.JOBS, metadata)), folder / "month=2026-03.parquet"
+    )

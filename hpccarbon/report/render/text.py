@@ -439,7 +439,7 @@ def _hint(hint: Hint) -> str:
     nodes = [inert(node, 40) for node in hint.nodes]
     named = f" Nothing came from {', '.join(nodes[:5])}{' and others' if len(nodes) > 5 else ''}." if nodes else ""
     return (
-        f"{share} of the job's time on nodes is not covered by measurements: it used more energy than is shown.{named}"
+        f"{share} of the job's time on nodes is not covered by measurements: it may have used more energy than is shown.{named}"
     )
 
 
