@@ -1,4 +1,4 @@
-"""Laws 1 and 3 on a virtual node: nothing is lost whatever the ticks, jobs, wraps and restarts; and who pays is right."""
+"""Laws 1 to 3 on a virtual node: nothing is lost whatever the ticks, jobs, wraps and restarts; the right one pays."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from virtual import Node, tick
 
 from hpccarbon.node.sampler import Pending, Sampler, difference
 from hpccarbon.node.store import Store
 from hpccarbon.records import Channel
 from hpccarbon.units import NS_PER_S
+from tests.node.virtual import Node, tick
 
 
 def totals(pending: Pending) -> tuple[dict[str, int], dict[str, int]]:
@@ -210,7 +210,9 @@ def test_nothing_is_lost_whatever_happens(tmp_path: Path, seed: int) -> None:
             commit(sampler, store)
         elif action < 0.46 and store.resume() is not None:
             sampler = restart(sampler, node, store)
-        node.run(rng.choice([1, 10**6, 3 * 10**8, 10**9, 25 * 10**9]), {job: rng.random() * 2 for job in alive}, rng.random())
+        node.run(
+            rng.choice([1, 10**6, 3 * 10**8, 10**9, 25 * 10**9]), {job: rng.random() * 2 for job in alive}, rng.random()
+        )
         if rng.random() < 0.8:
             tick(sampler, node)
     tick(sampler, node)
@@ -232,7 +234,7 @@ def test_nothing_is_lost_whatever_happens(tmp_path: Path, seed: int) -> None:
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cuts=st.lists(st.integers(1, 59_999), min_size=0, max_size=12, unique=True))
 def test_an_interval_may_be_cut_anywhere(tmp_path_factory: pytest.TempPathFactory, cuts: list[int]) -> None:
-    """One minute at constant load, ticked once or at any set of moments: the same totals, each job within a µJ a cut."""
+    """A minute at constant load, ticked once or at any moments: the same totals, each job within a few µJ a cut."""
     load = {1: 1.0, 2: 0.5}
     results = []
     for moments in ([], cuts):

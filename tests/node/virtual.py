@@ -124,8 +124,14 @@ class Node:
     def wall_ns(self) -> int:
         return self.at_ns + self.wall_offset_ns
 
-    def run(self, dt_ns: int, load: dict[int, float] | None = None, system: float = 0.0, factor: dict[int, float] | None = None) -> None:
-        """Let time pass: `load` is CPUs busy per job, `system` CPUs busy by no job, `factor` a job's own watts per CPU."""
+    def run(
+        self,
+        dt_ns: int,
+        load: dict[int, float] | None = None,
+        system: float = 0.0,
+        factor: dict[int, float] | None = None,
+    ) -> None:
+        """Let time pass: CPUs busy per job (`load`), by no job (`system`), and a job's own watts per CPU (`factor`)."""
         used = {job: round(cpus * dt_ns) for job, cpus in (load or {}).items()}
         other = round(system * dt_ns)
         dynamic = {
@@ -153,7 +159,8 @@ class Node:
         keys = "".join(f"{key} = {value}\n" for key, value in daemon.items())
         base = self.directory
         return parse(
-            f'cluster = "virtual"\n[paths]\nstate_dir = "{base}/state"\nrun_dir = "{base}/run"\nshared_dir = "{base}/shared"\n'
+            f'cluster = "virtual"\n[paths]\nstate_dir = "{base}/state"\nrun_dir = "{base}/run"\n'
+            f'shared_dir = "{base}/shared"\n'
             f'[daemon]\nroot = "{self.root}"\n{keys}'
         )
 

@@ -1,0 +1,218 @@
+"""The daemon as a real process on a virtual node: store, seal, kill, stop; what it weighs and what it never loads."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from hpccarbon.errors import StoreError
+from hpccarbon.node import seal
+from hpccarbon.node.sampler import Mark, Pending, Sampler
+from hpccarbon.node.store import Store
+from hpccarbon.schema import SHARD
+from hpccarbon.units import NS_PER_S
+from tests.node.virtual import BOOT, Node, tick
+
+
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.02)
+
+
+class Running:
+    """`python -m hpccarbon daemon` on a virtual node whose time is the real one."""
+
+    def __init__(self, node: Node, keys: str = "") -> None:
+        self.node = node
+        base = node.directory
+        self.config = base / "site.toml"
+        self.config.write_text(
+            f'cluster = "virtual"\n[paths]\nstate_dir = "{base}/state"\nrun_dir = "{base}/run"\n'
+            f'shared_dir = "{base}/shared"\n'
+            f'[daemon]\nroot = "{node.root}"\ninterval_s = 0.1\nseal_after_job_s = 1\n{keys}'
+        )
+        self.log = base / "daemon.log"
+        self.start()
+
+    def start(self) -> None:
+        (self.node.directory / "run" / "daemon.pid").unlink(missing_ok=True)
+        with self.log.open("a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "hpccarbon", "daemon", "--config", str(self.config), "--node", "n1"], stderr=log
+            )
+        wait_for((self.node.directory / "run" / "daemon.pid").exists, f"the daemon: {self.log.read_text()}")
+        time.sleep(0.3)
+
+    def shards(self) -> list[Path]:
+        return sorted((self.node.directory / "shared" / "shards").rglob("*.parquet"))
+
+    def stop(self) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(30)
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    daemon = Running(Node(tmp_path))
+    yield daemon
+    if daemon.process.poll() is None:
+        daemon.process.kill()
+        daemon.process.wait()
+
+
+def test_sigterm_seals_and_exits_0(running: Running) -> None:
+    node = running.node
+    node.start(7, cores=2)
+    time.sleep(0.3)
+    node.run(NS_PER_S // 2, {7: 1.0})
+    time.sleep(0.3)
+    assert running.stop() == 0
+    rows = [row for path in running.shards() for row in pq.read_table(path).to_pylist()]
+    assert {row["holder"] for row in rows} == {"job", "system", "unallocated", "meter"}
+    for column in ("cpu_uj", "dram_uj"):
+        held = sum(row[column] or 0 for row in rows if row["holder"] != "meter")
+        assert held == sum(row[column] or 0 for row in rows if row["holder"] == "meter") > 0
+    (job,) = {row["job_id"] for row in rows if row["holder"] == "job"}
+    assert job == 7
+    assert sum(row["cpu_time_us"] for row in rows if row["holder"] == "job") == 500_000
+    assert not (node.directory / "run" / "daemon.pid").exists()
+
+
+def test_kill_9_and_a_restart_lose_nothing(running: Running) -> None:
+    node = running.node
+    node.start(7, cores=2)
+    time.sleep(0.3)
+    node.end(7, cores=2)
+    wait_for(running.shards, "a shard after the job's end")
+    begun = dict(node.total_uj)
+    running.process.kill()
+    running.process.wait()
+    node.run(NS_PER_S // 2, system=1.0)  # while no daemon runs
+    running.start()
+    node.run(NS_PER_S // 2, system=1.0)
+    time.sleep(0.3)
+    assert running.stop() == 0
+    grown = sum(node.total_uj[zone] - begun[zone] for zone in ("intel-rapl:0", "intel-rapl:1"))
+    rows = [row for path in running.shards() for row in pq.read_table(path).to_pylist()]
+    assert sum(row["cpu_uj"] or 0 for row in rows if row["holder"] == "meter") == grown
+    assert "continuing from the store" in running.log.read_text()
+
+
+def test_a_second_daemon_on_the_same_store_is_refused(running: Running) -> None:
+    again = subprocess.run(
+        [sys.executable, "-m", "hpccarbon", "daemon", "--config", str(running.config), "--node", "n1"],
+        capture_output=True, text=True, timeout=20,
+    )  # fmt: skip
+    assert again.returncode == 1
+    assert f"pid {running.process.pid}" in again.stderr
+    assert "Traceback" not in again.stderr
+
+
+def test_it_never_loads_what_reports_need(running: Running) -> None:
+    maps = Path(f"/proc/{running.process.pid}/maps").read_text()
+    for name in ("pyarrow", "numpy", "pandas", "duckdb"):
+        assert name not in maps
+    pss = next(
+        int(line.split()[1])
+        for line in Path(f"/proc/{running.process.pid}/smaps_rollup").read_text().splitlines()
+        if line.startswith("Pss:")
+    )
+    assert pss <= 25 * 1024, f"{pss} KiB"
+    assert len(list(Path(f"/proc/{running.process.pid}/task").iterdir())) == 1
+
+
+@pytest.mark.root
+def test_the_sealing_child_drops_to_its_user(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    nobody = pwd.getpwnam("nobody")
+    node = Node(tmp_path)
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    os.chown(shared, nobody.pw_uid, nobody.pw_gid)
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o755)
+    daemon = Running(node, 'seal_user = "nobody"\n')
+    node.run(NS_PER_S // 2, system=1.0)
+    time.sleep(0.3)
+    assert daemon.stop() == 0
+    (shard,) = daemon.shards()
+    assert shard.stat().st_uid == nobody.pw_uid
+    assert (tmp_path / "state").stat().st_uid == 0
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_a_seal_user_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    daemon = Running(Node(tmp_path), 'seal_user = "no-such-user"\n')
+    assert daemon.stop() == 0
+    assert "no user 'no-such-user'" in daemon.log.read_text()
+    assert daemon.shards() == []
+
+
+def settled(node: Node, sampler: Sampler) -> tuple[Pending, Mark]:
+    tick(sampler, node)
+    node.run(NS_PER_S, system=0.5)
+    tick(sampler, node)
+    mark = sampler.settle()
+    assert mark is not None
+    return sampler.pending, mark
+
+
+def test_what_is_sealed_reads_back_equal(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(7, uid=1234, cores=2)
+    pending, mark = settled(node, sampler)
+    store = Store(tmp_path / "store.sqlite", "virtual", "n1")
+    store.commit(pending, mark, sampler.channels, "{}")
+    (hour,) = store.hours(unsealed=True)
+    assert hour.boot_id == BOOT
+    table = seal.shard_table(list(store.shares(hour)), list(store.meters(hour)), {"schema": "shard"})
+    path = seal.shard_path(tmp_path / "shards", "virtual", "n1", BOOT, hour.hour)
+    seal.write_shard(table, path)
+    back = pq.read_table(path)
+    assert back.schema.names == [column.name for column in SHARD]
+    assert back.to_pylist() == table.to_pylist()
+    assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary name is left
+    store.mark_sealed([(hour.boot_id, hour.hour, hour.version)])
+    assert store.hours(unsealed=True) == []
+    assert store.drop_before(hour.hour) == 0
+    assert store.drop_before(hour.hour + 1) == 1
+    assert store.hours() == []
+
+
+def test_a_commit_that_fails_leaves_everything_pending(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    pending, mark = settled(node, sampler)
+    store = Store(tmp_path / "store.sqlite", "virtual", "n1")
+    blocker = sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    with pytest.raises(sqlite3.OperationalError):
+        store.commit(pending, mark, sampler.channels, "{}")
+    blocker.execute("ROLLBACK")
+    assert store.hours() == []
+    assert pending
+    store.commit(pending, mark, sampler.channels, "{}")
+    assert len(store.hours()) == 1
+
+
+def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
+    Store(tmp_path / "store.sqlite", "virtual", "n1").close()
+    with pytest.raises(StoreError, match="belongs to virtual/n1, not to virtual/n2"):
+        Store(tmp_path / "store.sqlite", "virtual", "n2")
+    (tmp_path / "text").write_text("this is no database, and longer than a header of one hundred bytes " * 4)
+    with pytest.raises(StoreError, match="not a database"):
+        Store(tmp_path / "text", "virtual", "n1")

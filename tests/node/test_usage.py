@@ -1,0 +1,217 @@
+"""Where Slurm keeps its jobs, in every layout; and what the hooks left, read without trust."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hpccarbon.errors import MeterMissing
+from hpccarbon.node.sysroot import SysRoot, parse_cpu_list
+from hpccarbon.node.usage import cgroup
+from hpccarbon.node.usage.jobs import JobFiles, facts, parse_variables
+from hpccarbon.node.usage.watch import Watch
+
+CPU_STAT = "usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n"
+
+
+def put(root: Path, relative: str, text: str = "0\n") -> None:
+    path = root / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+V2 = "sys/fs/cgroup"
+LAYOUTS = {
+    "v1, one slurmd": ("sys/fs/cgroup/cpuacct/slurm", "uid_1000/job_42", "cpuacct.usage", 1),
+    "v1, multiple slurmd": ("sys/fs/cgroup/cpuacct/slurm_n1", "uid_1000/job_42", "cpuacct.usage", 1),
+    "v1, joined controllers": ("sys/fs/cgroup/cpu,cpuacct/slurm", "uid_0/job_42", "cpuacct.usage", 1),
+    "v2, 22.05 to 25.05": (f"{V2}/system.slice/slurmstepd.scope", "job_42", "cpu.stat", 2),
+    "v2, multiple slurmd": (f"{V2}/system.slice/n1_slurmstepd.scope", "job_42", "cpu.stat", 2),
+    "v2, 25.11 renamed slice": (f"{V2}/slurm.slice/n1_slurmstepd.scope", "job_42", "cpu.stat", 2),
+    "v2, in a container": (f"{V2}/docker-1.scope/system.slice/slurmstepd.scope", "job_42", "cpu.stat", 2),
+    "v2, 26.05 SLUID": (f"{V2}/system.slice/slurmstepd.scope", "s0123456789ABC", "cpu.stat", 2),
+    "hybrid": (f"{V2}/unified/system.slice/n1_slurmstepd.scope", "job_42", "cpu.stat", 2),
+}
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_layout_is_found(tmp_path: Path, name: str) -> None:
+    scope, job, usage, version = LAYOUTS[name]
+    text = "1234567000\n" if version == 1 else CPU_STAT
+    put(tmp_path, f"{scope}/{job}/{usage}", text)
+    put(tmp_path, f"{scope}/{usage}", text)
+    if version == 2:
+        base = f"{V2}/unified" if "unified" in scope else V2
+        put(tmp_path, f"{base}/cgroup.controllers", "cpu\n")
+    root = SysRoot(tmp_path)
+    layout = cgroup.find_layout(root, "n1")
+    assert layout is not None
+    assert (layout.scope, layout.version) == (scope, version)
+    (group,) = cgroup.job_directories(root, layout)
+    assert group.path == job
+    assert group.job_id == (None if "SLUID" in name else 42)
+    file = root.open(f"{layout.scope}/{group.path}/{layout.usage}")
+    assert cgroup.read_usage(file, layout.version) * layout.unit_ns == 1_234_567_000
+
+
+def test_a_node_of_its_own_name_wins_over_a_scope_without(tmp_path: Path) -> None:
+    for scope in ("slurm", "slurm_n1", "slurm_n2"):
+        put(tmp_path, f"sys/fs/cgroup/cpuacct/{scope}/cpuacct.usage")
+    layout = cgroup.find_layout(SysRoot(tmp_path), "n1")
+    assert layout is not None and layout.scope.endswith("/slurm_n1")
+    assert cgroup.find_layout(SysRoot(tmp_path / "empty"), "n1") is None
+
+
+def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:
+    scope = f"{V2}/system.slice/slurmstepd.scope"
+    put(tmp_path, f"{V2}/cgroup.controllers", "cpu\n")
+    put(tmp_path, f"{scope}/cpu.stat", CPU_STAT)
+    put(tmp_path, f"{scope}/s0123456789ABC/cpu.stat", CPU_STAT)
+    put(tmp_path, f"{scope}/s0123456789ABC/step_batch/slurm/cgroup.procs", "777\n")
+    put(tmp_path, "proc/777/cmdline", "slurmstepd: [4711.batch]\0")
+    root = SysRoot(tmp_path)
+    layout = cgroup.find_layout(root, "n1")
+    assert layout is not None
+    (group,) = cgroup.job_directories(root, layout)
+    assert cgroup.job_of_sluid(root, layout, group) == 4711
+
+
+@given(cpus=st.sets(st.integers(0, 300), max_size=40))
+def test_cpu_lists_read_back(cpus: set[int]) -> None:
+    text = ",".join(str(cpu) for cpu in sorted(cpus))
+    assert parse_cpu_list(text) == sorted(cpus)
+
+
+def test_cpu_list_ranges_and_nonsense() -> None:
+    assert parse_cpu_list("0-3,8\n") == [0, 1, 2, 3, 8]
+    assert parse_cpu_list("\n") == []
+    for bad in ("3-1", "a", "0-99999999", "-1"):
+        with pytest.raises(ValueError):
+            parse_cpu_list(bad)
+
+
+@pytest.fixture(params=["cpuacct", "unified"])
+def real_group(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A real cgroup of this machine, v1 or v2."""
+    candidates = {"cpuacct": ["/sys/fs/cgroup/cpuacct"], "unified": ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]}
+    for base in candidates[request.param]:
+        usage = "cpuacct.usage" if request.param == "cpuacct" else "cpu.stat"
+        group = Path(base) / f"hpccarbon_test_{os.getpid()}"
+        if os.geteuid() == 0 and (Path(base) / usage).exists():
+            group.mkdir()
+            yield group
+            group.rmdir()
+            return
+    pytest.skip(f"needs root and a {request.param} cgroup hierarchy")
+
+
+@pytest.mark.root
+def test_a_real_parent_keeps_the_time_of_removed_children(real_group: Path) -> None:
+    """What the division of vanished jobs stands on: Slurm removes a job's group before its epilog runs."""
+    version = 1 if "cpuacct" in str(real_group) else 2
+    usage = "cpuacct.usage" if version == 1 else "cpu.stat"
+    child = real_group / "job_1"
+    child.mkdir()
+    root = SysRoot("/")
+    parent = root.open(f"{real_group}/{usage}")
+    file = root.open(f"{child}/{usage}")
+    subprocess.run(
+        ["sh", "-c", f"echo $$ > {child}/cgroup.procs; i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"], check=True
+    )
+    used = cgroup.read_usage(file, version)
+    assert used > 0
+    child.rmdir()
+    with pytest.raises(MeterMissing):
+        cgroup.read_usage(file, version)
+    assert cgroup.read_usage(parent, version) >= used
+
+
+@pytest.mark.root
+def test_a_watch_sees_real_groups_come_and_go(real_group: Path) -> None:
+    watch = Watch()
+    assert watch.add(real_group)
+    assert not watch.changed()
+    (real_group / "job_1").mkdir()
+    assert watch.changed()
+    assert not watch.changed()
+    (real_group / "job_1").rmdir()
+    assert watch.changed()
+    watch.close()
+
+
+def test_a_directory_that_comes_back_is_watched_anew(tmp_path: Path) -> None:
+    watch = Watch()
+    folder = tmp_path / "uid_1000"
+    for _ in range(2):
+        folder.mkdir()
+        assert watch.add(folder)
+        (folder / "job_1").mkdir()
+        assert watch.changed()
+        shutil.rmtree(folder)
+        assert watch.changed()
+    watch.close()
+
+
+PROLOG = (
+    "SLURM_JOB_ID=42\nSLURM_JOB_UID=1000\nSLURM_JOB_USER=alice\nSLURM_JOB_ACCOUNT=physics\nSLURM_JOB_PARTITION=batch\n"
+    "SLURM_JOB_CPUS_PER_NODE=4(x2),8\nSLURM_JOB_NODELIST=n[1-3]\nSLURMD_NODENAME=n3\nSLURM_JOB_GPUS=0,2\nEND\n"
+)
+
+
+def test_a_prolog_file_becomes_facts(tmp_path: Path) -> None:
+    (tmp_path / "42.1.prolog").write_text(PROLOG)
+    (file,) = JobFiles(tmp_path).new()
+    run = facts(file, "n3")
+    assert (run.job_id, run.restart, run.uid, run.user) == (42, 1, 1000, "alice")
+    assert (run.account, run.partition, run.alloc_cores, run.alloc_gpus) == ("physics", "batch", 8, ("0", "2"))
+
+
+def test_a_half_written_file_is_looked_at_again(tmp_path: Path) -> None:
+    files = JobFiles(tmp_path)
+    path = tmp_path / "42.0.prolog"
+    path.write_text(PROLOG[:60])
+    assert files.new() == []
+    path.write_text(PROLOG)
+    assert [file.job_id for file in files.new()] == [42]
+    assert files.new() == []
+
+
+def test_what_is_no_job_file_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("SLURM_JOB_ID=1\nEND\n")
+    (tmp_path / "42.0.prolog").symlink_to(tmp_path / "passwd")
+    os.mkfifo(tmp_path / "43.0.prolog")
+    (tmp_path / "44.0.prolog").mkdir()
+    (tmp_path / "99999999999999999999.0.prolog").write_text(PROLOG)
+    assert JobFiles(tmp_path).new() == []
+
+
+def test_only_root_and_the_daemons_own_user_are_believed(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: only root can give a file to another user")
+    (tmp_path / "42.0.prolog").write_text(PROLOG)
+    os.chown(tmp_path / "42.0.prolog", 65534, 65534)
+    assert JobFiles(tmp_path).new() == []
+
+
+@given(text=st.text(max_size=400))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    values = parse_variables(text)
+    assert values is None or all(key.startswith("SLURM") for key in values)
+
+
+@given(value=st.text(alphabet="0123456789(x),-", max_size=20))
+def test_malformed_facts_are_missing_never_wrong(tmp_path_factory: pytest.TempPathFactory, value: str) -> None:
+    folder = tmp_path_factory.mktemp("jobs")
+    text = f"SLURM_JOB_UID={value}\nSLURM_JOB_CPUS_PER_NODE={value}\nSLURM_JOB_NODELIST=n1\nEND\n"
+    (folder / "1.0.prolog").write_text(text)
+    (file,) = JobFiles(folder).new()
+    run = facts(file, "n1")
+    assert run.uid is None or str(run.uid) == str(int(value))
+    assert run.alloc_cores is None or run.alloc_cores >= 0
