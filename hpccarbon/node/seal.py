@@ -187,6 +187,9 @@ def main(argv: list[str]) -> int:
     try:
         config, node = configuration.load(Path(argv[0])), argv[1]
         work = _read(config, node)
+        # Loaded before the drop: the service user may not be able to read where Python is installed.
+        import pyarrow.parquet  # noqa: F401
+
         become(config.daemon.seal_user)
     except (HpcCarbonError, OSError) as err:
         print(f"seal: {err}", file=sys.stderr)
