@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pwd
 import re
@@ -17,10 +18,11 @@ import pytest
 
 from tests.lab import Lab, LabError
 from tests.lab.powermeter import START_UJ, SYSTEM_LOAD_NS_PER_S, ZONES, Truth, dynamic_uj
-from tests.lab.processes import CGROUP, identity, members, send, tracker_base
+from tests.lab.processes import CGROUP, identity, members, remove_tree, send
 
 pytest_plugins = ("tests.lab.fixture",)
 pytestmark = pytest.mark.lab
+
 
 def burn(seconds: float) -> str:
     """A job that uses this much CPU time, however busy the machine is."""
@@ -270,24 +272,57 @@ def test_the_meter_is_cheap(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Non
 # Crashes and the end
 
 
+def kill_everything(lab: Lab) -> None:
+    end = time.monotonic() + 10
+    while targets := members([lab.group]):
+        assert time.monotonic() < end
+        for process in targets:
+            send(process, signal.SIGKILL)
+
+
 def test_up_after_everything_was_killed(lab: Lab) -> None:
     node = lab.names[1]
     job = lab.submit("sleep 100", "-w", node, "--no-requeue", user="hcalice")
     started(lab, node, job)
     before = lab.meter_truth(node)
-    groups = [tracker_base() / f"hpccarbon_lab_{lab.names[0].removesuffix('1')}"]
-    end = time.monotonic() + 10
-    while targets := members(groups):
-        assert time.monotonic() < end
-        for process in targets:
-            send(process, signal.SIGKILL)
+    kill_everything(lab)
     assert not lab.healthy()
     assert lab.up() is True
     assert lab.healthy()
     assert lab.meter_truth(node).t_ns > before.t_ns
+    # Where slurmctld had not saved yet that the job ran, it starts it once more; else the job is a NODE_FAIL.
+    lab.run(["scancel", str(job)], check=False)
     lab.wait(job, 60)
     again = lab.submit("true", "-w", node, user="hcbob")
     assert lab.wait(again, 60) == {str(again): "COMPLETED"}
+
+
+def test_up_after_a_reboot(lab: Lab) -> None:
+    """As a reboot leaves the folder: no process, another boot id, no cgroups, no users' runtime state."""
+    kill_everything(lab)
+    state = json.loads((lab.dir / "lab.json").read_text())
+    (lab.dir / "lab.json").write_text(json.dumps({**state, "boot_id": "of-before"}))
+    remove_tree(lab.group)
+    for name in lab.names:
+        for base in CGROUP.iterdir():
+            if (base / f"slurm_{name}").is_dir():
+                remove_tree(base / f"slurm_{name}")
+    origin = lab.dir / "meter" / "origin.json"
+    origin.write_text(json.dumps({**json.loads(origin.read_text()), "boot_id": "of-before"}))
+    names = lab.names
+    assert lab.up() is True
+    assert lab.names == names
+    assert lab.meter_truth(names[0]).t_ns < 60_000_000_000  # counters begin anew, as the kernel's do
+    job = lab.submit("true", user="hcbob")
+    assert lab.wait(job, 60) == {str(job): "COMPLETED"}
+
+
+def test_a_service_that_was_started_but_not_recorded_is_taken_up(lab: Lab) -> None:
+    state = json.loads((lab.dir / "lab.json").read_text())
+    forgotten = {name: entry for name, entry in state["processes"].items() if name not in ("mariadb", "slurmctld")}
+    (lab.dir / "lab.json").write_text(json.dumps({**state, "processes": forgotten}))
+    assert lab.up() is True
+    assert json.loads((lab.dir / "lab.json").read_text())["processes"] == state["processes"]
 
 
 def test_a_recycled_pid_is_not_killed(lab: Lab) -> None:
@@ -325,7 +360,7 @@ def test_a_second_lab_beside_it_comes_and_goes_without_a_trace(lab: Lab, folder:
             second.start_daemon("n9")
         assert lab.healthy()
     finally:
-        running = members([tracker_base() / f"hpccarbon_lab_{prefix}"])
+        running = members([second.group])
         second.down()
     assert running  # the job among them: it was not cancelled before
     assert [process for process in running if identity(process.pid) == process] == []
@@ -351,3 +386,26 @@ def test_a_folder_that_is_no_lab_is_left_alone(lab: Lab, folder: Path) -> None:
         stranger.up()
     stranger.down()
     assert (folder / "thesis.tex").exists()
+
+
+def test_down_leaves_no_trace(lab: Lab) -> None:
+    """The last of this module: the session's lab goes, with a job running, and comes back for other modules."""
+    node, prefix = lab.names[0], lab.names[0].removesuffix("1")
+    job = lab.submit("sleep 100 & sleep 100", "-w", node, user="hcbob")
+    started(lab, node, job)
+    folder, group = lab.dir, lab.group
+    running = members([group])
+    start = time.monotonic()
+    lab.down()
+    assert time.monotonic() - start < 10
+    try:
+        assert running
+        assert [process for process in running if identity(process.pid) == process] == []
+        assert [path for base in CGROUP.iterdir() for path in base.glob(f"*_{prefix}[1-4]")] == []
+        assert not group.exists()
+        assert not folder.exists()
+        if not members(group.parent.glob("hpccarbon_lab.*")):  # other labs on this machine need them still
+            assert {"hcalice", "hcbob"}.isdisjoint(user.pw_name for user in pwd.getpwall())
+    finally:
+        folder.mkdir(mode=0o755, exist_ok=True)
+        lab.up(prefix=prefix)

@@ -3,7 +3,13 @@
 Everything lies in one folder; everything started sits in one cgroup of a hierarchy that Slurm leaves alone, so
 that `down` finds it whatever it forked or how it was renamed. What was learned on the way (Slurm 22.05, cgroup v1):
 
-- Slurm makes CTL/slurm_NODE for cpuacct, cpuset, memory, freezer and devices when slurmd starts, and leaves them.
+- slurmd makes CTL/slurm_NODE in cpuacct, memory and freezer at its start (cpuset and devices only with ConstrainCores
+  and ConstrainDevices) and leaves them behind. Below: uid_U/job_J/step_{extern,batch,0,1,..}/task_T, removed with the
+  last step, uid_U with the user's last job, all before the epilog.
+- In cpuacct nothing but the jobs' own processes is in there: slurmd, slurmstepd and the hooks stay in the root group, and
+  the extern step is one `sleep`. So slurm_NODE grows by what the jobs use, to the nanosecond.
+- On a requeue slurmctld counts the restart first: prolog(0), epilog(1), prolog(1), epilog(1). See epilog.sh.
+- slurmdbd learns of a job's end up to two seconds late, and of each array task in its own time.
 - A frozen step does not die of SIGKILL: the freezer is thawed first.
 - libmariadb takes the socket of StorageHost=localhost from MYSQL_UNIX_PORT: no database port is needed.
 - A requeued job waits for `cred_expire` (AuthInfo) before it starts again.
@@ -12,6 +18,7 @@ that `down` finds it whatever it forked or how it was renamed. What was learned 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pwd
@@ -52,6 +59,7 @@ _PROGRAMS = (
     "munged", "mungekey", "mariadbd", "mariadb-install-db", "slurmdbd", "slurmctld", "slurmd",
     "sbatch", "srun", "sacct", "sacctmgr", "scontrol", "sinfo", "squeue", "scancel", "setpriv", "useradd", "userdel",
 )  # fmt: skip
+_GROUP = "hpccarbon_lab"
 _FIRST_PORT = 17000
 _PATH_LIMIT = 60
 """Longest folder name: slurmstepd's sockets (SPOOL/NODE/NODE_JOB.STEP) must fit into the 108 bytes of sun_path."""
@@ -138,8 +146,10 @@ class Lab:
         return str(Path(sys.executable).parent / "hpccarbon")
 
     @property
-    def _group(self) -> Path:
-        return tracker_base() / f"hpccarbon_lab_{self._state().get('prefix', 'n')}"
+    def group(self) -> Path:
+        """The cgroup that holds every process of the lab, and of no other: it carries the folder's fingerprint."""
+        fingerprint = hashlib.sha256(os.fsencode(self.dir)).hexdigest()[:8]
+        return tracker_base() / f"{_GROUP}.{self._state().get('prefix', 'n')}.{fingerprint}"
 
     def env(self, user: str | None = None) -> dict[str, str]:
         """The environment of a command in the lab."""
@@ -230,7 +240,7 @@ class Lab:
 
     def _layout(self, gpus: bool | None, prefix: str | None) -> None:
         """Folders, configuration, trees, users: everything but processes."""
-        state = self._state()
+        state = dict(self._state())
         prefix = prefix or state.get("prefix") or "n"
         if not re.fullmatch(r"[a-z][a-z0-9-]{0,15}", prefix):
             raise LabError(f"node prefix {prefix!r}: use small letters, digits and '-'")
@@ -241,12 +251,13 @@ class Lab:
         if changed and any(self.running(name) for name in self._services()):
             raise LabError(f"the lab in {self.dir} is half up with other options; take it down first")
         if state.get("boot_id") != _boot_id():
-            state = {key: state[key] for key in ("ports",) if key in state}
+            state["processes"] = {}  # of before a reboot: their pids are other processes now
         self._save(**{**state, "prefix": prefix, "gpus": gpus, "boot_id": _boot_id()})
         self._claim()
+        self._adopt()
         for name, mode in {
             "munge": 0o755, "db": 0o700, "log": 0o755, "spool": 0o755, "slurmctld": 0o700, "hooks": 0o755,
-            "work": 0o755, "shared": 0o755, "dev": 0o755, "meter": 0o755, "nodes": 0o755,
+            "work": 0o755, "shared": 0o755, "dev": 0o755, "pids": 0o755, "meter": 0o755, "nodes": 0o755,
         }.items():  # fmt: skip
             path = self.dir / name
             path.mkdir(exist_ok=True)
@@ -268,25 +279,16 @@ class Lab:
             shutil.chown(home, user, user)
 
     def _claim(self) -> None:
-        """Take the nodes' names: the tracker cgroup carries the prefix, its members' folder says whose it is."""
-        own = {Process(*entry) for entry in self._state().get("processes", {}).values()}
-        group = self._group
-        strangers = [process for process in members([group]) if process not in own and not self._ours(process)]
+        """Take the nodes' names, of which Slurm makes cgroups that two labs cannot share. Raises: LabError."""
+        prefix = self._state()["prefix"]
+        rivals = [path for path in tracker_base().glob(f"{_GROUP}.{prefix}.*") if path != self.group]
+        strangers = members(rivals)
         if strangers:
             raise LabError(
-                f"another lab uses the nodes {', '.join(self.names)} (process {strangers[0].pid}); "
+                f"another lab uses the nodes {', '.join(self.names)} (process {min(strangers).pid}); "
                 "take it down, or choose other names (--prefix)"
             )
-        group.mkdir(exist_ok=True)
-
-    def _ours(self, process: Process) -> bool:
-        """Whether a process in the tracker cgroup has this lab's folder in its environment or its arguments."""
-        folder = re.compile(re.escape(os.fsencode(self.dir)) + rb"[/\0 :]")
-        for name in ("environ", "cmdline"):
-            with contextlib.suppress(OSError):
-                if folder.search(Path(f"/proc/{process.pid}/{name}").read_bytes()):
-                    return True
-        return False
+        self.group.mkdir(exist_ok=True)
 
     def _ports(self) -> None:
         """Ports below the ephemeral range that are free now; kept for the lab's life."""
@@ -323,9 +325,13 @@ class Lab:
             "cgroup.conf": (configs.cgroup_conf(), 0o644),
             "gres.conf": (configs.gres_conf(self.dir, gpu_node), 0o644),
             "slurmdbd.conf": (configs.slurmdbd_conf(self.dir, state["ports"]), 0o600),
+        }
+        settings = {
             "hpccarbon.toml": (configs.hpccarbon_toml(self.dir, self.cluster, "DE"), 0o644),
             "hooks/hooks.env": (configs.hooks_env(self.dir, self.program), 0o644),
         }
+        # A test may have changed these two: they are written once.
+        files.update({name: file for name, file in settings.items() if not (self.dir / name).exists()})
         for hook in ("prolog", "epilog", "task_prolog"):
             source = CHECKOUT / "slurm_scripts" / f"{hook}.sh"
             files[f"hooks/{hook}.sh"] = (source.read_text(), 0o755)
@@ -402,23 +408,38 @@ class Lab:
             return
         log = self._log(service)
         log.parent.mkdir(exist_ok=True)
+        # The shell notes its pid before it becomes the service: a lab that is killed right now can be taken up again.
+        noted = ["/bin/sh", "-c", 'echo $$ >"$0" && exec "$@"', str(self._note(service)), *argv]
         with log.open("ab") as out:
             child = subprocess.Popen(
-                self.command(argv, None),
+                self.command(noted),
                 stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=dict(env), cwd=self.dir, start_new_session=True,
             )  # fmt: skip
         self._children.append(child)
-        process = identity(child.pid)
-        processes = dict(self._state().get("processes", {}))
-        processes[service] = list(process or (child.pid, 0))
-        self._save(processes=processes)
+        self._record(service, identity(child.pid) or Process(child.pid, 0))
+
+    def _record(self, service: str, process: Process) -> None:
+        self._save(processes={**self._state().get("processes", {}), service: list(process)})
+
+    def _note(self, service: str) -> Path:
+        return self.dir / "pids" / service
+
+    def _adopt(self) -> None:
+        """Record services that run unrecorded, as their starter was killed in between."""
+        for service in self._services():
+            if self.running(service):
+                continue
+            with contextlib.suppress(OSError, ValueError):
+                process = identity(int(self._note(service).read_text()))
+                if process is not None and process in members([self.group]):
+                    self._record(service, process)
 
     def command(self, argv: Sequence[str], user: str | None = None) -> list[str]:
         """The command that runs `argv` as a member of the lab's cgroup; exec keeps the pid."""
         change = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--"] if user else []
         # The group may be gone with a reboot or a `down` in between: then the command runs where it is.
         enter = 'p=$1; shift; { echo 0 >"$p"; } 2>/dev/null; exec "$@"'
-        return ["/bin/sh", "-c", enter, "sh", str(self._group / "cgroup.procs"), *change, *argv]
+        return ["/bin/sh", "-c", enter, "sh", str(self.group / "cgroup.procs"), *change, *argv]
 
     def _log(self, service: str) -> Path:
         if service.startswith("daemon-"):
@@ -498,18 +519,18 @@ class Lab:
             groups = self._node_groups()
             recorded = [Process(*entry) for entry in self._state().get("processes", {}).values()]
             same_boot = self._state().get("boot_id") == _boot_id()
-            group = self._group
-            mine = same_boot and not [p for p in members([group]) if p not in recorded and not self._ours(p)]
-            end_all([group, *groups] if mine else [], recorded if same_boot else [])
+            group = self.group
+            rivals = [path for path in tracker_base().glob(f"{_GROUP}.*") if path != group and members([path])]
+            if any(path.name.split(".")[1] == group.name.split(".")[1] for path in rivals):
+                groups = []  # this lab never came up: the nodes are another's
+            end_all([group, *groups], recorded if same_boot else [])
             for child in self._children:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(5)
             self._children.clear()
-            if mine:
-                for directory in [*groups, group]:
-                    remove_tree(directory)
-            others = [path for path in tracker_base().glob("hpccarbon_lab_*") if path != group and members([path])]
-            if not others:
+            for directory in [*groups, group]:
+                remove_tree(directory)
+            if not rivals:
                 for user in USERS:
                     _remove_user(user)
             shutil.rmtree(self.dir)
@@ -635,7 +656,7 @@ class Lab:
         with contextlib.suppress(OSError, ValueError):
             process = identity(int((self.nodes[name].run_dir / "daemon.pid").read_text().split()[0]))
             # A stale file may hold the pid of anyone: only what runs inside the lab counts.
-            if process in members([self._group]):
+            if process in members([self.group]):
                 return process
         return None
 
