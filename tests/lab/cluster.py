@@ -6,7 +6,7 @@ that `down` finds it whatever it forked or how it was renamed. What was learned 
 - slurmd makes CTL/slurm_NODE in cpuacct, memory and freezer at its start (cpuset and devices only with ConstrainCores
   and ConstrainDevices) and leaves them behind. Below: uid_U/job_J/step_{extern,batch,0,1,..}/task_T, removed with the
   last step, uid_U with the user's last job, all before the epilog.
-- In cpuacct nothing but the jobs' own processes is in there: slurmd, slurmstepd and the hooks stay in the root group, and
+- In cpuacct only the processes of jobs are in there: slurmd, slurmstepd and the hooks stay in the root group, and
   the extern step is one `sleep`. So slurm_NODE grows by what the jobs use, to the nanosecond.
 - On a requeue slurmctld counts the restart first: prolog(0), epilog(1), prolog(1), epilog(1). See epilog.sh.
 - slurmdbd learns of a job's end up to two seconds late, and of each array task in its own time.
