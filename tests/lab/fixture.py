@@ -7,6 +7,7 @@ $HPCCARBON_LAB names a folder, the lab there is used and stays up afterwards: qu
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,18 @@ from pathlib import Path
 import pytest
 
 from tests.lab.cluster import ENVIRONMENT, Lab, unavailable
+from tests.lab.processes import identity
+
+_FOLDER = "hclab-"
+
+
+def _sweep() -> None:
+    """Take down the labs of sessions that were killed: the nodes' prefix holds the session's pid."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_FOLDER}*"):
+        left = Lab(folder)
+        session = re.fullmatch(r"t(\d+)n1", left.names[0])
+        if session and identity(int(session[1])) is None:
+            left.down()
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +41,8 @@ def lab() -> Iterator[Lab]:
         given.up()
         yield given
         return
-    folder = Path(tempfile.mkdtemp(prefix="hclab-"))
+    _sweep()
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
     folder.chmod(0o755)  # jobs of other users run below it
     own = Lab(folder)
     try:
