@@ -165,3 +165,25 @@ def test_a_second_daemon_is_refused(metered: Lab) -> None:
     done = metered.run([metered.program, "daemon", "--config", config, "--node", node], check=False, timeout=20)
     assert done.returncode == 1
     assert "already serves" in done.stderr
+
+
+def test_the_prolog_starts_a_daemon_where_none_lives(metered: Lab) -> None:
+    node = metered.names[2]
+    hooks = metered.dir / "hooks" / "hooks.env"
+    before = hooks.read_text()
+    metered.stop_daemon(node)
+    try:
+        hooks.write_text(before.replace("HPCCARBON_START=no", "HPCCARBON_START=yes"))
+        metered.run(["srun", "-n1", f"-w{node}", "true"])
+        started = time.monotonic()
+        while metered.daemon(node) is None and time.monotonic() - started < 10:
+            time.sleep(0.1)
+        first = metered.daemon(node)
+        assert first is not None
+        metered.run(["srun", "-n1", f"-w{node}", "true"])  # a second prolog leaves the first one's daemon alone
+        time.sleep(1)
+        assert metered.daemon(node) == first
+    finally:
+        hooks.write_text(before)
+        metered.stop_daemon(node)
+        metered.start_daemon(node)
