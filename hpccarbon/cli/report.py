@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
     from hpccarbon.slurm.record import JobRecord
 
+Word = TypeVar("Word")
+Parsed = TypeVar("Parsed")
 Format = Literal["text", "json", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("text", "json", "csv", "parquet")
 DEFAULT_SINCE = "30d"
@@ -56,7 +58,9 @@ Examples:
     metavar="WORDS",
     help="Lines of the table: user, account, partition, job, node, hour, day, month, holder; several with commas.",
 )
-@click.option("--top", type=click.IntRange(0), default=40, show_default=True, help="Lines shown as text; 0: all.")
+@click.option(
+    "--top", type=click.IntRange(0), default=40, show_default=True, metavar="N", help="Lines shown as text; 0: all."
+)
 @click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
 @click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by -o FILE's ending, else text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to FILE.")
@@ -102,7 +106,7 @@ def command(
             raise click.UsageError(f"--job shows a job whole; it does not go together with {', '.join(clash)}")
         from hpccarbon.report.job import parse_wanted
 
-        report: JobReport | UsageReport = job_report(config, ledger, parse_wanted(jobs), now)
+        report: JobReport | UsageReport = job_report(config, ledger, _usable(parse_wanted, jobs), now)
     else:
         from hpccarbon.report.usage import Filters, parse_by
 
@@ -124,7 +128,7 @@ def command(
                 if value is not None
             }
         )
-        words = parse_by(by or ("job" if who else "user"))
+        words = _usable(parse_by, by or ("job" if who else "user"))
         many = top if format_ == "text" else 0
         report = usage_report(
             config, ledger, words, filters, begin, None if until is None and month is None else end, many
@@ -133,6 +137,16 @@ def command(
         warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
     failed = _emit(report, format_, output, zone, top)
     ctx.exit(1 if failed else 0)
+
+
+def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:
+    """What was typed, parsed; what cannot be is wrong usage."""
+    from hpccarbon.errors import HpcCarbonError
+
+    try:
+        return parse(given)
+    except HpcCarbonError as err:
+        raise click.UsageError(str(err)) from err
 
 
 def _my_name() -> str:
@@ -226,13 +240,13 @@ def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[
         or any(is_running(record) or record.end is None for record in mine)
     ]
     unasked: str | None = None
-    if stale and config.slurm.accounting == "none":
-        unasked = "slurm.accounting is none"
-    elif stale:
+    if stale:
         from hpccarbon.errors import SlurmError
         from hpccarbon.slurm import accounting
 
         try:
+            if accounting.source(config) is None:
+                unasked = f"accounting is not to be had here (slurm.accounting = {config.slurm.accounting!r})"
             fresh = accounting.fetch(config, [one.job_id for one in stale])
             known |= {(r.job_id, r.restart): r for r in fresh if any(belongs(r, one) for one in wanted)}
         except SlurmError as err:

@@ -20,7 +20,9 @@ BY = ("job_id", "run", "node", "user", "account", "partition")
 """What the energy rows of a job report are grouped by."""
 MAX_HET = 128
 """Components of a heterogeneous job have consecutive job ids, and Slurm allows this many."""
-_SPEC = re.compile(r"(?P<job>\d{1,18})(?:_(?:(?P<task>\d{1,9})|\[(?P<range>[\d,-]{1,200})\])|\+(?P<het>\d{1,3}))?")
+_SPEC = re.compile(
+    r"(?P<job>\d{1,18})(?:_(?:(?P<task>\d{1,9})|\[(?P<range>[\d,-]{1,200})\])|\+(?P<het>\d{1,3}))?", re.ASCII
+)
 _LIVE = frozenset(("RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED"))
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING"))
 Key = TypeVar("Key", bound=Hashable)
@@ -59,7 +61,7 @@ def _tasks(text: str, word: str) -> list[int]:
     tasks: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
+        if not first.isdecimal() or (dash and not last.isdecimal()):
             raise HpcCarbonError(f"{word!r} is no list of tasks: write 123_[1-3,7]")
         low, high = int(first), int(last or first)
         if high - low > 100_000:
@@ -404,7 +406,10 @@ def _reason(records: Sequence[JobRecord], asked_slurm: str | None, rhythm: Rhyth
     if not records:
         if asked_slurm is not None:
             return f"it has no energy rows, and whether Slurm knows it could not be asked: {asked_slurm}"
-        return f"neither the ledger nor Slurm's accounting of cluster {rhythm.cluster} knows it (check the id)"
+        return (
+            f"neither the ledger nor Slurm's accounting of cluster {rhythm.cluster} knows such a job that has started"
+            " (check the id, and with squeue whether it still waits)"
+        )
     last = max(records, key=lambda record: (record.start is not None, record.restart))
     state = base_state(last.state) or "in an unknown state"
     if last.start is None or (last.end is not None and not last.elapsed_s and last.end <= last.start):

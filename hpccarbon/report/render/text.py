@@ -16,6 +16,8 @@ from hpccarbon.units import UJ_PER_J, UJ_PER_KWH, UJ_PER_WH
 
 LABEL = 9
 """Width of the column of labels on a job's page."""
+MIN_NAME = 6
+"""Columns of a name that remain whatever the width."""
 MAX_NODES = 8
 MAX_JOBS = 40
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -74,7 +76,7 @@ class Heading(NamedTuple):
 
 def table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], screen: Screen, indent: int = 2) -> list[str]:
     """The lines of a table. A column of nothing but `-` goes; where it is too wide the least needed ones go, too, and
-    then the first one is cut."""
+    then names are cut."""
     shown = [i for i in range(len(headings)) if i == 0 or any(row[i] not in ("-", "") for row in rows)]
 
     def widths() -> list[int]:
@@ -88,10 +90,15 @@ def table(headings: Sequence[Heading], rows: Sequence[Sequence[str]], screen: Sc
         if headings[least].keep >= 9:
             break
         shown.remove(least)
-    first = max(8, widths()[0] - max(0, total() - screen.width))
-    fitted = [[cut(row[shown[0]], first), *(row[i] for i in shown[1:])] for row in rows]
-    sizes = [min(first, widths()[0]), *widths()[1:]]
-    titles = [cut(headings[shown[0]].title, first), *(headings[i].title for i in shown[1:])]
+    sizes = widths()
+    names = [place for place, i in enumerate(shown) if not headings[i].right]
+    while indent + sum(sizes) + 2 * (len(sizes) - 1) > screen.width:
+        widest = max(names, key=lambda place: sizes[place], default=0)
+        if sizes[widest] <= MIN_NAME:
+            break
+        sizes[widest] -= 1
+    fitted = [[cut(row[i], size) for i, size in zip(shown, sizes, strict=True)] for row in rows]
+    titles = [cut(headings[i].title, size) for i, size in zip(shown, sizes, strict=True)]
     lines = []
     for number, cells in enumerate([titles, *fitted]):
         padded = [_pad(cell, size, headings[i].right) for cell, size, i in zip(cells, sizes, shown, strict=True)]
@@ -145,8 +152,8 @@ _GRAM_UNITS = ((1.0, "g"), (1_000.0, "kg"), (1_000_000.0, "t"))
 
 def _between(left: str, right: str, screen: Screen) -> str:
     """`left` and `right` at the two ends of a line; `left` is cut where both do not fit."""
-    room = screen.width - columns(right) - 2
-    left = cut(left, max(room, 12))
+    right = cut(right, screen.width - 14)
+    left = cut(left, screen.width - columns(right) - 2)
     return left + " " * max(2, screen.width - columns(left) - columns(right)) + right
 
 
@@ -166,12 +173,14 @@ def _wrapped(label: str, text: str, screen: Screen, mark: str = "") -> list[str]
     return [(head if number == 0 else " " * LABEL) + line for number, line in enumerate(lines)]
 
 
-def _energy_line(figures: Figures, screen: Screen) -> str:
+def _energy_lines(figures: Figures, screen: Screen) -> list[str]:
     said = [] if figures.covered_percent is None else [f"{words.percent(figures.covered_percent)} covered"]
     if figures.measured_percent is not None:
         said.append(f"{words.percent(figures.measured_percent)} measured")
     note = f"  ({', '.join(said)})" if said else ""
-    return f"{'Energy':<{LABEL}}{screen.bold(words.energy(figures.energy_uj))}{note}"
+    amount = words.energy(figures.energy_uj)
+    first, *rest = _wrapped("Energy", f"{amount}{note}", screen)
+    return [first.replace(amount, screen.bold(amount), 1), *rest]
 
 
 def carbon_lines(figures: Figures, carbon: Carbon, screen: Screen) -> list[str]:
@@ -197,12 +206,12 @@ def _method(carbon: Carbon) -> str:
     return f"{intensity}({where}) {pue}{factor}"
 
 
-def _cpu_line(figures: Figures) -> str | None:
+def _cpu_lines(figures: Figures, screen: Screen) -> list[str]:
     if figures.cpu_used_percent is None or not figures.core_hours or figures.cpu_hours is None:
-        return None
+        return []
     used, held = _hours(figures.cpu_hours), _hours(figures.core_hours)
     used_percent = words.percent(figures.cpu_used_percent)
-    return f"{'CPU':<{LABEL}}{used_percent} of the cores' time was used ({used} of {held} core hours)"
+    return _wrapped("CPU", f"{used_percent} of the cores' time was used ({used} of {held} core hours)", screen)
 
 
 def _hours(hours: float) -> str:
@@ -266,7 +275,8 @@ def _power_lines(report: JobReport, screen: Screen) -> list[str]:
     points, step_s = report.power, report.power_step_s
     if len(points) < 2 or not step_s:
         return []
-    mean = sum(point.power_w for point in points) / len(points)
+    job = report.jobs[0]
+    mean = (job.figures.energy_uj or 0) / 1e6 / job.elapsed_s if job.elapsed_s else 0.0
     peak = max(point.power_w for point in points)
     step = "minute" if step_s == 60 else "hour" if step_s == 3600 else f"{step_s} s"
     line = sparkline(points, step_s, max(20, screen.width - LABEL - 4))
@@ -279,7 +289,7 @@ def _power_lines(report: JobReport, screen: Screen) -> list[str]:
     gap = len(line) - len(left) - len(right)
     axis = left + " " * gap + right if gap >= 2 else ""
     lines = [
-        f"{'Power':<{LABEL}}{words.power(mean)} mean, {words.power(peak)} in the highest {step}",
+        *_wrapped("Power", f"{words.power(mean)} mean, {words.power(peak)} in the highest {step}", screen),
         " " * LABEL + line,
     ]
     return [*lines, screen.dim(" " * LABEL + axis)] if axis else lines
@@ -297,11 +307,10 @@ def jobs_text(report: JobReport, screen: Screen) -> str:
 def _job_page(report: JobReport, screen: Screen) -> list[str]:
     job = report.jobs[0]
     lines = [*_job_head(job, screen), ""]
-    lines.append(_energy_line(job.figures, screen))
+    lines += _energy_lines(job.figures, screen)
     lines += carbon_lines(job.figures, report.carbon, screen)
     lines += _power_lines(report, screen)
-    if cpu := _cpu_line(job.figures):
-        lines.append(cpu)
+    lines += _cpu_lines(job.figures, screen)
     lines += ["", *_split(job.figures, screen, _unheld([job]))]
     if len(job.runs) > 1:
         lines += ["", *_runs_table(job, screen)]
@@ -439,7 +448,8 @@ def _hint(hint: Hint) -> str:
     nodes = [inert(node, 40) for node in hint.nodes]
     named = f" Nothing came from {', '.join(nodes[:5])}{' and others' if len(nodes) > 5 else ''}." if nodes else ""
     return (
-        f"{share} of the job's time on nodes is not covered by measurements: it may have used more energy than is shown.{named}"
+        f"{share} of the job's time on nodes is not covered by measurements:"
+        f" it may have used more energy than is shown.{named}"
     )
 
 
@@ -457,7 +467,8 @@ def _group_page(report: JobReport, screen: Screen) -> list[str]:
     if report.group in ("array", "het") and first.name:
         title += f"  {inert(first.name, 40)}"
     parts = {"array": "task", "het": "component"}.get(report.group, "job")
-    lines = [_between(title, f"{words.count(len(jobs), parts)}: {counted}", screen)]
+    right = counted if report.group == "several" else f"{words.count(len(jobs), parts)}: {counted}"
+    lines = [_between(title, right, screen)]
     owners = {(job.user, job.account, job.partition) for job in jobs}
     if len(owners) == 1:
         lines += _plain(", ".join(_who(first)), screen)
@@ -467,9 +478,8 @@ def _group_page(report: JobReport, screen: Screen) -> list[str]:
     if starts:
         end = None if running or not ends else max(ends)
         lines += _plain(words.period(min(starts), end, screen.zone) + (", so far" if running else ""), screen)
-    lines += ["", _energy_line(total, screen), *carbon_lines(total, report.carbon, screen)]
-    if cpu := _cpu_line(total):
-        lines.append(cpu)
+    lines += ["", *_energy_lines(total, screen), *carbon_lines(total, report.carbon, screen)]
+    lines += _cpu_lines(total, screen)
     lines += ["", *_split(total, screen, _unheld(jobs)), "", *_jobs_table(report, screen)]
     return lines
 
@@ -531,7 +541,7 @@ def usage_text(report: UsageReport, screen: Screen, top: int = 0) -> str:
         return "\n".join(lines) + "\n"
     lines += _usage_table(report, screen, top)
     lines.append("")
-    lines.append(_energy_line(total.figures, screen))
+    lines += _energy_lines(total.figures, screen)
     lines += carbon_lines(total.figures, report.carbon, screen)
     if not report.filters.by_job:
         lines += [
@@ -559,8 +569,8 @@ def _usage_head(report: UsageReport, screen: Screen) -> list[str]:
     ]
     what = f"Energy by {', '.join(report.by)} on {inert(report.cluster, 40)}"
     when = _span(report.since, report.until, screen.zone)
-    head = _between(what, when, screen) if columns(what) + columns(when) + 2 <= screen.width else what
-    lines = [head] if head != what else [what, when]
+    fits = columns(what) + columns(when) + 2 <= screen.width
+    lines = [_between(what, when, screen)] if fits else [cut(what, screen.width), cut(when, screen.width)]
     return [screen.bold(lines[0]), *lines[1:], *_plain("; ".join(said), screen)]
 
 

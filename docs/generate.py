@@ -1,0 +1,284 @@
+"""Writes the pages that are made from the code: docs/cli.md, docs/schema.md, docs/report_json.md.
+
+python docs/generate.py          writes them (`make docs`)
+python docs/generate.py --check  exits 1 naming those that are not what the code says
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from hpccarbon import schema
+from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS, Entry, group
+from hpccarbon.report.job import JobReport
+from hpccarbon.report.usage import UsageReport
+
+HERE = Path(__file__).resolve().parent
+MADE = "<!-- Made from the code by docs/generate.py (`make docs`): changes belong there. -->\n"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    cells = [list(headings), ["---"] * len(headings), *map(list, rows)]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells) + "\n"
+
+
+# ---- cli.md ---------------------------------------------------------------------------------------------------------
+
+
+def cli_page() -> str:
+    """Every command with its options, from what `--help` prints."""
+    parts = [
+        "# Commands\n",
+        MADE,
+        "Data goes to stdout, speech to stderr. Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130"
+        " interrupted. A failure is one line `error: the thing: the reason (the next step)`.\n",
+        table(("command", ""), [(f"[`{entry.name}`](#hpccarbon-{entry.name})", entry.help) for entry in _entries()]),
+    ]
+    context = click.Context(group, info_name="hpccarbon")
+    for entry in _entries():
+        command = group.get_command(context, entry.name)
+        assert command is not None
+        parts.append(command_text(command, f"hpccarbon {entry.name}", context))
+    return "\n".join(parts)
+
+
+def _entries() -> tuple[Entry, ...]:
+    return (*FOR_EVERYONE, *FOR_OPERATORS)
+
+
+def command_text(command: click.Command, name: str, parent: click.Context) -> str:
+    """One command: what it does, its call, its options, its subcommands."""
+    context = click.Context(command, info_name=name.rsplit(" ", 1)[-1], parent=parent)
+    parts = [f"## {name}\n", _prose(command.help or "")]
+    pieces = " ".join(piece for piece in command.collect_usage_pieces(context) if piece)
+    parts.append(f"```\n{name} {pieces}\n```\n")
+    arguments = [param for param in command.params if isinstance(param, click.Argument)]
+    options = [param for param in command.params if isinstance(param, click.Option) and not param.hidden]
+    rows = [(f"`{param.human_readable_name}`", "") for param in arguments]
+    rows += [(_names(option), _meaning(option)) for option in options]
+    if options:
+        parts.append(table(("option", "meaning"), rows))
+    if command.epilog:
+        parts.append(_prose(command.epilog))
+    if isinstance(command, click.Group):
+        for sub in command.list_commands(context):
+            below = command.get_command(context, sub)
+            if below is not None and not below.hidden:
+                parts.append(command_text(below, f"{name} {sub}", context).replace("## ", "### ", 1))
+    return "\n".join(parts)
+
+
+def _prose(text: str) -> str:
+    """Help text as Markdown: paragraphs that click must not wrap (after a \\b) are code."""
+    paragraphs = []
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(text).strip("\n")):
+        if paragraph.lstrip().startswith("\b"):
+            body = inspect.cleandoc(paragraph.lstrip()[1:].strip("\n"))
+            paragraphs.append(f"```\n{body}\n```\n")
+        else:
+            paragraphs.append(" ".join(paragraph.split()) + "\n")
+    return "\n".join(paragraphs)
+
+
+def _names(option: click.Option) -> str:
+    value = ""
+    if not option.is_flag and not option.count:
+        choices = getattr(option.type, "choices", None)
+        value = option.metavar or ("|".join(map(str, choices)) if choices else option.type.name.upper())
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    return f"{names} {value}".strip()
+
+
+def _meaning(option: click.Option) -> str:
+    said = option.help or ""
+    if option.show_default and option.default is not None:
+        said += f" [default: {option.default}]"
+    return said.strip()
+
+
+# ---- schema.md ------------------------------------------------------------------------------------------------------
+
+FILES = (
+    (
+        "Shards",
+        schema.SHARD,
+        schema.SHARD_VERSION,
+        "`shards/CLUSTER/date=YYYY-MM-DD/hour=HH/NODE.BOOT.parquet`: one row per holder and minute on one node, and"
+        " `meter` rows with what the meters themselves counted. For each component the sum over `job`, `system` and"
+        " `unallocated` rows equals the sum over `meter` rows, as integers.",
+    ),
+    (
+        "Ledger",
+        schema.LEDGER,
+        schema.LEDGER_VERSION,
+        "`ledger/CLUSTER/date=YYYY-MM-DD/hour=HH.parquet`: the shards of an hour, one row per holder and node.",
+    ),
+    (
+        "Job records",
+        schema.JOBS,
+        schema.JOBS_VERSION,
+        "`jobs/CLUSTER/month=YYYY-MM.parquet`: what Slurm's accounting knows, one row per run of a job.",
+    ),
+)
+
+
+def schema_page() -> str:
+    """Every column that is written, from hpccarbon/schema.py."""
+    parts = [
+        "# Files and columns\n",
+        MADE,
+        "All files are Parquet and lie below `paths.shared_dir`: any engine reads them. A null is a value that is not"
+        " known; it is never a zero. The file's metadata holds what is the same for all rows, under keys that begin"
+        f" with `{schema.PRODUCED_BY}.`: `schema`, `version`, `cluster`, and for shards `node`, `boot_id`, `hour` and"
+        " more. A release reads the versions named here and refuses others by name.\n",
+    ]
+    for title, columns, version, text in FILES:
+        parts += [f"## {title}, version {version}\n", text + "\n"]
+        rows = [
+            (f"`{column.name}`", _type(column.type), "yes" if column.nullable else "no", column.unit, column.meaning)
+            for column in columns
+        ]
+        parts.append(table(("column", "type", "may be null", "unit", "meaning"), rows))
+    summed = ", ".join(f"`{name}`" for name in schema.SUM_COLUMNS)
+    largest = ", ".join(f"`{name}`" for name in schema.MAX_COLUMNS)
+    parts.append(
+        f"Added up from shards to ledger and from ledger to report: {summed} (null and a value is the value, null and"
+        f" null stays null). Of {largest} the largest value is kept.\n"
+    )
+    return "\n".join(parts)
+
+
+def _type(word: str) -> str:
+    return {
+        "word": "text, dictionary-encoded",
+        "minute": "timestamp, s",
+        "hour": "timestamp, s",
+        "second": "timestamp, s",
+    }.get(word, word)
+
+
+# ---- report_json.md -------------------------------------------------------------------------------------------------
+
+
+TITLES = {"JobReport": "`report --job`: JobReport", "UsageReport": "`report --by`: UsageReport"}
+
+
+def json_page() -> str:
+    """The documents of `report --format json`, from the structs that are encoded."""
+    parts = [
+        "# JSON of `hpccarbon report`\n",
+        MADE,
+        f"`schema_version` {JobReport.__struct_defaults__[0]}. Within a version fields are added, never renamed or"
+        " given another meaning. Times are UTC (RFC 3339), energies integer microjoules (1 kWh = 3,600,000,000,000"
+        ' µJ: more than 2^53 of them is more than 2,500 kWh, so read them as integers), and null is "not known".'
+        " The text is plain ASCII; strings that users chose (job and account names) are given as they are and must be"
+        " escaped where they are shown. CSV and Parquet have the same figures as flat rows: one per run of a job, or"
+        " one per line of a table; strings in CSV cannot become formulas.\n",
+    ]
+    seen: dict[type, None] = {}
+    for root in (JobReport, UsageReport):
+        _collect(root, seen)
+    for struct in seen:
+        title = TITLES.get(struct.__name__, struct.__name__)
+        parts += [f"## {title}\n", " ".join((struct.__doc__ or "").split()) + "\n"]
+        rows = [(f"`{name}`", _json_type(kind), text) for name, kind, text in _fields(struct)]
+        parts.append(table(("field", "type", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _fields(struct: type) -> list[tuple[str, Any, str]]:
+    info = msgspec.inspect.type_info(struct)
+    assert isinstance(info, msgspec.inspect.StructType)
+    found = []
+    for field in info.fields:
+        kind: Any = field.type
+        text = ""
+        if isinstance(kind, msgspec.inspect.Metadata):
+            kind, text = kind.type, (kind.extra_json_schema or {}).get("description", "")
+        found.append((field.encode_name, kind, text))
+    return found
+
+
+def _below(kind: Any) -> list[Any]:
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _below(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return [found for one in kind.types for found in _below(one)]
+    if isinstance(kind, msgspec.inspect.ListType):
+        return _below(kind.item_type)
+    return [kind]
+
+
+def _collect(struct: type, seen: dict[type, None]) -> None:
+    if struct in seen:
+        return
+    seen[struct] = None
+    for _, kind, _ in _fields(struct):
+        for one in _below(kind):
+            if isinstance(one, msgspec.inspect.StructType):
+                _collect(one.cls, seen)
+
+
+def _json_type(kind: Any) -> str:
+    known: dict[type, str] = {
+        msgspec.inspect.IntType: "integer",
+        msgspec.inspect.FloatType: "number",
+        msgspec.inspect.StrType: "string",
+        msgspec.inspect.BoolType: "boolean",
+        msgspec.inspect.NoneType: "null",
+        msgspec.inspect.DateTimeType: "time",
+    }
+    if isinstance(kind, msgspec.inspect.Metadata):
+        return _json_type(kind.type)
+    if isinstance(kind, msgspec.inspect.UnionType):
+        return " or ".join(_json_type(one) for one in kind.types)
+    if isinstance(kind, msgspec.inspect.ListType):
+        return f"list of {_json_type(kind.item_type)}"
+    if isinstance(kind, msgspec.inspect.StructType):
+        return f"[{kind.cls.__name__}](#{_anchor(kind.cls)})"
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return ", ".join(f"`{value}`" for value in kind.values)
+    return known[type(kind)]
+
+
+def _anchor(struct: type) -> str:
+    return struct.__name__.lower()
+
+
+# ---- all ------------------------------------------------------------------------------------------------------------
+
+PAGES = {"cli.md": cli_page, "schema.md": schema_page, "report_json.md": json_page}
+
+
+def outdated(write: bool) -> list[str]:
+    """The pages that are not what the code says; written anew where `write`."""
+    stale = []
+    for name, make in PAGES.items():
+        path, text = HERE / name, make()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if write:
+                path.write_text(text, encoding="utf-8")
+    return stale
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the pages, or check them."""
+    check = "--check" in argv
+    stale = outdated(write=not check)
+    for name in stale:
+        print(f"docs/{name}: {'not what the code says; run `make docs`' if check else 'written'}", file=sys.stderr)
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,391 @@
+"""Commands as a user meets them: what they print, where, with which exit status. Outputs are golden files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+import click
+import msgspec
+import pyarrow.parquet as pq
+import pytest
+
+from hpccarbon.cli import COMMANDS, group, main
+from hpccarbon.cli.common import parse_month, parse_time
+from hpccarbon.report.job import JobReport
+from hpccarbon.report.usage import UsageReport
+from tests.report import fixed
+from tests.report.golden import check
+
+CONFIG = """
+cluster = "alpha"
+[paths]
+shared_dir = "{shared}"
+[slurm]
+accounting = "none"
+[report]
+timezone = "Europe/Berlin"
+{more}
+"""
+MARCH = ("--month", "2026-03")
+Run = Callable[..., "Said"]
+
+
+class Said(NamedTuple):
+    """What a command printed and how it ended."""
+
+    out: str
+    err: str
+    status: int
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    fixed.build(folder / "shared")
+    (folder / "hpccarbon.toml").write_text(CONFIG.format(shared=folder / "shared", more=""))
+    return folder
+
+
+@pytest.fixture
+def run(site: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command in this process on the fixed site, at 80 columns unless told otherwise."""
+
+    def call(*args: str, width: int = 80, config: str | None = "hpccarbon.toml") -> Said:
+        monkeypatch.setenv("COLUMNS", str(width))
+        given = ["--config", str(site / config)] if config else []
+        with pytest.raises(SystemExit) as ended:
+            main([*args, *given])
+        sys.stdout.flush()
+        out, err = (text.replace(str(site), "SITE") for text in capfd.readouterr())
+        code = ended.value.code
+        return Said(out, err, code if isinstance(code, int) else 0)
+
+    return call
+
+
+# ---- the door ----
+
+
+def test_help(run: Run) -> None:
+    said = run("--help", config=None)
+    assert said.status == 0
+    check("help.txt", said.out)
+
+
+def test_a_mistyped_command_is_answered_with_the_nearest(run: Run) -> None:
+    said = run("reprot", config=None)
+    assert said == Said("", "error: no command 'reprot'; did you mean 'report'?\nsee: hpccarbon --help\n", 2)
+
+
+def test_the_table_and_the_modules_agree() -> None:
+    context = click.Context(group)
+    for name in COMMANDS:
+        command = group.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+
+
+def test_help_is_cheap() -> None:
+    """User plus system time, the best of five: what else runs on the machine does not count. Aim: 100 ms."""
+    assert min(_cpu_s("-m", "hpccarbon", "--help") for _ in range(5)) < 0.25
+
+
+def _cpu_s(*args: str) -> float:
+    before = os.times()
+    subprocess.run([sys.executable, *args], check=True, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
+def test_a_missing_configuration_is_wrong_usage(run: Run) -> None:
+    said = run("report", "--job", "1", config="missing.toml")
+    assert said.status == 2
+    assert said.err == "error: config SITE/missing.toml: no such file (see docs/install.md for an example)\n"
+
+
+def test_an_unknown_zone_is_wrong_configuration(run: Run, site: Path) -> None:
+    (site / "zone.toml").write_text('[report]\ntimezone = "Europe/Atlantis"\n')
+    said = run("report", config="zone.toml")
+    assert (said.status, "Europe/Atlantis" in said.err) == (2, True)
+
+
+# ---- report --job ----
+
+PAGES = {
+    "job": ("4711",),
+    "job_array": ("4800",),
+    "job_array_task": ("4800_2",),
+    "job_requeued": ("4900",),
+    "job_running_gpu": ("5000",),
+    "job_tiny": ("5001",),
+    "job_without_record": ("5002",),
+    "job_hostile": ("5003",),
+    "job_modelled": ("5100",),
+    "job_het": ("6000",),
+    "job_het_component": ("6000+1",),
+    "job_several": ("4711,5000", "4900"),
+}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page(run: Run, name: str) -> None:
+    said = run("report", *(word for job in PAGES[name] for word in ("--job", job)))
+    assert (said.status, said.err) == (0, "")
+    assert max(map(len, said.out.splitlines())) <= 80
+    check(f"{name}.txt", said.out)
+
+
+@pytest.mark.parametrize("width", [40, 60, 120, 200])
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_any_width(run: Run, name: str, width: int) -> None:
+    said = run("report", *(word for job in PAGES[name] for word in ("--job", job)), width=width)
+    assert max(map(len, said.out.splitlines())) <= min(width, 120)
+    if (name, width) == ("job", 120):
+        check("job_120_columns.txt", said.out)
+
+
+def test_jobs_without_energy_are_named_with_the_reason(run: Run) -> None:
+    said = run("report", "--job", "4711,999,5300,5301")
+    assert said.status == 1
+    assert said.out.startswith("Job 4711")
+    check("job_missing.err", said.err)
+
+
+def test_nothing_found_prints_no_page(run: Run) -> None:
+    said = run("report", "--job", "999")
+    assert (said.out, said.status) == ("", 1)
+    assert said.err.startswith("error: job 999: it has no energy rows")
+
+
+def test_job_json(run: Run) -> None:
+    said = run("report", "--job", "4900,999", "--format", "json")
+    assert said.status == 1
+    assert said.out.isascii()
+    check("job.json", said.out)
+    report = msgspec.json.decode(said.out, type=JobReport)
+    assert report.missing[0].job == "999"
+    assert report.total.energy_uj == sum(run.figures.energy_uj or 0 for run in report.jobs[0].runs)
+
+
+def test_job_csv(run: Run) -> None:
+    said = run("report", "--job", "4800,4900", "-f", "csv")
+    check("job.csv", said.out)
+    rows = list(csv.DictReader(io.StringIO(said.out)))
+    assert [row["job"] for row in rows] == ["4800_1", "4800_2", "4800_3", "4900", "4900"]
+
+
+@pytest.mark.parametrize("format_", ["text", "csv", "json"])
+def test_a_hostile_name_is_inert_in_every_format(run: Run, format_: str) -> None:
+    for args in (("--job", "5003"), ("--by", "job", *MARCH), ("--by", "account", *MARCH)):
+        said = run("report", *args, "--format", format_)
+        foreign = said.out.replace("\r\n", "\n")
+        assert not [c for c in foreign if (ord(c) < 32 and c != "\n") or c in "\x1b\x7f\u202e\u200b\u2028"]
+        if format_ == "csv":
+            for row in csv.reader(io.StringIO(said.out)):
+                assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))]
+
+
+# ---- report --by ----
+
+TABLES = {
+    "usage_user": (),
+    "usage_account_user": ("--by", "account,user"),
+    "usage_partition": ("--by", "partition"),
+    "usage_job": ("--by", "job", "--top", "4"),
+    "usage_node_holder": ("--by", "node,holder"),
+    "usage_hour": ("--by", "hour"),
+    "usage_month": ("--by", "month"),
+    "usage_one_user": ("--user", "bob"),
+    "usage_one_node": ("--node", "n3", "--by", "user"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table(run: Run, name: str) -> None:
+    said = run("report", *TABLES[name], *MARCH)
+    assert (said.status, said.err) == (0, "")
+    assert max(map(len, said.out.splitlines())) <= 80
+    check(f"{name}.txt", said.out)
+
+
+def test_a_part_of_an_hour(run: Run) -> None:
+    said = run("report", "--since", "2026-03-01T11:30", "--until", "2026-03-01T12:15+01:00")
+    check("usage_part.txt", said.out)
+
+
+def test_an_empty_period_says_so(run: Run) -> None:
+    said = run("report", "--month", "2025-01")
+    assert (said.status, "No energy was metered" in said.out) == (0, True)
+
+
+def test_usage_json(run: Run) -> None:
+    said = run("report", "--by", "user", *MARCH, "--format", "json")
+    check("usage.json", said.out)
+    report = msgspec.json.decode(said.out, type=UsageReport)
+    assert report.total.figures.energy_uj == sum(row.figures.energy_uj or 0 for row in report.rows)
+
+
+def test_usage_csv(run: Run) -> None:
+    check("usage.csv", run("report", "--by", "account,month", *MARCH, "--format", "csv").out)
+
+
+def test_parquet_and_csv_say_the_same(run: Run, tmp_path: Path) -> None:
+    for args in (("--job", "4800,4900,5003"), ("--by", "job", *MARCH)):
+        said = run("report", *args, "--format", "csv")
+        assert run("report", *args, "-o", str(tmp_path / "report.parquet")).out == ""
+        table = pq.read_table(tmp_path / "report.parquet")
+        rows = list(csv.DictReader(io.StringIO(said.out)))
+        assert table.column_names == list(rows[0])
+        assert [str(value) for value in table["energy_uj"].to_pylist()] == [row["energy_uj"] for row in rows]
+        assert table.schema.metadata[b"hpccarbon.version"] == b"1"
+
+
+def test_the_files_ending_chooses_the_format_and_a_file_appears_whole(run: Run, tmp_path: Path) -> None:
+    target = tmp_path / "usage.json"
+    target.write_text("old")
+    said = run("report", *MARCH, "-o", str(target))
+    assert (said.out, said.status) == ("", 0)
+    assert json.loads(target.read_text())["kind"] == "usage"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_cannot_be_written_is_named(run: Run, tmp_path: Path) -> None:
+    said = run("report", *MARCH, "-o", str(tmp_path / "no" / "usage.csv"))
+    assert said.status == 1
+    assert "usage.csv: No such file or directory" in said.err
+
+
+def test_a_shard_set_aside_is_named_on_stderr(run: Run, site: Path) -> None:
+    bad = site / "shared/shards/alpha/date=2026-03-01/hour=10/n9.deadbeef.parquet"
+    bad.write_bytes(b"PAR1 and then nothing")
+    try:
+        said = run("report", *MARCH, "--format", "json")
+    finally:
+        bad.unlink()
+    assert said.status == 0
+    assert "set aside, in no figure: SITE/shared/shards/alpha/date=2026-03-01/hour=10/n9.deadbeef.parquet" in said.err
+    assert json.loads(said.out)["set_aside"][0]["path"].endswith("n9.deadbeef.parquet")
+
+
+# ---- usage errors ----
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (("--job", "abc"), "'abc' is no job id"),
+        (("--job", "1", "--user", "bob"), "does not go together with --user"),
+        (("--by", "colour"), "cannot group by 'colour'"),
+        (("--since", "soon"), "'soon' is no time"),
+        (("--month", "2026-13"), "'2026-13' is no month"),
+        (("--month", "last", "--since", "1d"), "--month is a period of its own"),
+        (("--since", "2026-03-02", "--until", "2026-03-01"), "before it begins"),
+    ],
+)
+def test_wrong_usage_is_answered_with_what_is_right(run: Run, args: tuple[str, ...], says: str) -> None:
+    said = run("report", *args)
+    assert (said.out, said.status) == ("", 2)
+    assert says in said.err
+    assert said.err.endswith("see: hpccarbon report --help\n")
+
+
+# ---- the terminal ----
+
+
+def _process(site: Path, *args: str, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", "hpccarbon", *args, "--config", str(site / "hpccarbon.toml")]
+    return subprocess.run(command, capture_output=True, env={**os.environ, **environment}, check=False)
+
+
+def test_a_terminal_without_unicode_gets_plain_signs(site: Path) -> None:
+    done = _process(site, "report", "--job", "5003", PYTHONIOENCODING="ascii", PYTHONUTF8="0", LC_ALL="C")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+    assert b"####" in done.stdout
+
+
+def test_a_reader_that_leaves_is_no_failure(site: Path) -> None:
+    command = f"{sys.executable} -m hpccarbon report --job 4711 --config {site}/hpccarbon.toml | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("Job 4711")
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colour_is_for_terminals_that_want_it(site: Path, no_color: str, coloured: bool) -> None:
+    assert b"\x1b" not in _process(site, "report", "--job", "4711").stdout
+    primary, secondary = pty.openpty()
+    environment = {**os.environ, "NO_COLOR": no_color, "TERM": "xterm"}
+    command = [sys.executable, "-m", "hpccarbon", "report", "--job", "4711", "--config", str(site / "hpccarbon.toml")]
+    with subprocess.Popen(command, stdout=secondary, env=environment) as child:
+        os.close(secondary)
+        seen = b""
+        try:
+            while chunk := os.read(primary, 65536):
+                seen += chunk
+        except OSError:  # Linux says EIO when the other side is closed
+            pass
+        assert child.wait() == 0
+    os.close(primary)
+    assert (b"\x1b[1m" in seen) is coloured
+    assert b"Job 4711" in seen.replace(b"\x1b[1m", b"")
+
+
+def test_report_on_a_job_is_cheap(site: Path) -> None:
+    """User plus system time, the best of five; from shards, the slower way. Aim: 350 ms from the ledger."""
+    args = ("-m", "hpccarbon", "report", "--job", "4711", "--config", str(site / "hpccarbon.toml"))
+    assert min(_cpu_s(*args) for _ in range(5)) < 1.0
+
+
+# ---- times ----
+
+NOW = datetime(2026, 3, 30, 12, 0, tzinfo=timezone.utc)  # the day after the clocks went forward
+BERLIN = ZoneInfo("Europe/Berlin")
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-03-01", "2026-02-28T23:00"),
+        ("2026-03-01T14:30", "2026-03-01T13:30"),
+        ("2026-03-01 14:30:15Z", "2026-03-01T14:30:15"),
+        ("2026-03-01T14:30-05:00", "2026-03-01T19:30"),
+        ("today", "2026-03-29T22:00"),
+        ("yesterday", "2026-03-28T23:00"),
+        ("2d", "2026-03-27T23:00"),
+        ("1w", "2026-03-22T23:00"),
+        ("36h", "2026-03-29T00:00"),
+        ("90min", "2026-03-30T10:30"),
+        ("now", "2026-03-30T12:00"),
+    ],
+)
+def test_times_are_the_readers(text: str, moment: str) -> None:
+    assert parse_time(text, BERLIN, NOW) == datetime.fromisoformat(moment).replace(tzinfo=timezone.utc)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"), [("2026-03", 31 * 24 - 1), ("this", 31 * 24 - 1), ("last", 28 * 24), ("2025-12", 31 * 24)]
+)
+def test_a_month_has_as_many_hours_as_it_has(text: str, hours: int) -> None:
+    first, following = parse_month(text, BERLIN, NOW)
+    seconds = following.astimezone(timezone.utc) - first.astimezone(timezone.utc)
+    assert seconds.total_seconds() == hours * 3600
+
+
+def test_an_options_words_can_be_repeated_or_joined() -> None:
+    from hpccarbon.cli.common import listed
+
+    given: Any = ("a,b", "b", " c ")
+    assert listed(given) == ("a", "b", "c")
+    assert listed(()) is None
