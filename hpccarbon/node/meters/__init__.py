@@ -1,9 +1,10 @@
-"""The table of meters. Each meter is a file of this folder; nothing here reads a sensor by itself."""
+"""The table of meters, and which of two that count the same joules is charged. Nothing here reads a sensor itself."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from operator import itemgetter
 from typing import Literal, Protocol
 
 import msgspec
@@ -11,19 +12,24 @@ import msgspec
 from hpccarbon.config import Config
 from hpccarbon.errors import ConfigError
 from hpccarbon.node.sysroot import SysRoot
-from hpccarbon.records import Channel, Gap, Reading
+from hpccarbon.records import Channel, Component, Gap, Reading
 
 State = Literal["ok", "nested", "denied", "missing", "failing", "standby"]
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """What `doctor` says of one sensor: whether it can be read, why not, and what to do about it."""
+    """What `doctor` says of one sensor: whether it can be read, why not, and what to do about it.
+
+    `nested`: another counter of the same meter holds these joules. `standby`: readable, and not charged because
+    another meter is.
+    """
 
     meter: str
     zone: str
     state: State
     detail: str
     advice: str = ""
+    component: Component | None = None
 
 
 class Meter(Protocol):
@@ -60,23 +66,121 @@ TABLE: dict[str, str] = {
     "rapl": "hpccarbon.node.meters.rapl",
     "model": "hpccarbon.node.meters.model",
 }
-"""Name in `meters.enabled` -> module with `discover(root, config)`. A new meter is a new file and one line here."""
+"""Name in `meters.enabled` -> module with `discover(root, config)`. A new meter is a new file and one line here.
+
+The order is the precedence: where two meters measure the same component, the earlier one is charged and the later one
+stands by. A model comes last.
+"""
 
 
 def discover(root: SysRoot, config: Config) -> list[Meter]:
-    """All enabled meters, the model last: it stands in only where nothing measures the CPUs.
+    """All enabled meters, each component charged from the first one that can measure it.
 
     Raises: ConfigError for a name that no meter has.
     """
     unknown = [name for name in config.meters.enabled if name not in TABLE]
     if unknown:
         raise ConfigError(f"meters.enabled: unknown meter {unknown[0]!r}; known: {', '.join(TABLE)}")
-    meters: list[Meter] = []
+    chosen: list[_Chosen] = []
     for name, module in TABLE.items():
         if name in config.meters.enabled:
             meter: Meter = import_module(module).discover(root, config)
-            meters.append(meter)
-    measured = any(c.component == "cpu" and not c.modelled for m in meters for c in m.channels)
-    if measured:
-        return [meter for meter in meters if not any(channel.modelled for channel in meter.channels)]
-    return meters
+            chosen.append(_Chosen(meter, tuple(chosen)))
+    return list(chosen)
+
+
+class _Chosen:
+    """A meter without the channels whose component an earlier meter measures.
+
+    RAPL and a Cray's pm_counters both count the CPUs, NVML and pm_counters the GPUs: charged twice, a node would use
+    more than it draws. And a sensor that is there but denied must not look like one that is not there: where a
+    model stands in for it, the channel's note says so.
+    """
+
+    def __init__(self, meter: Meter, earlier: tuple[_Chosen, ...]) -> None:
+        self.meter = meter
+        self.name = meter.name
+        self._earlier = earlier
+        self._all = True
+        self._take: Callable[[list[Reading | Gap]], list[Reading | Gap]] = list
+        self._channels: tuple[Channel, ...] = ()
+        self._choose()
+
+    @property
+    def channels(self) -> Sequence[Channel]:
+        """The channels that are charged."""
+        return self._channels
+
+    @property
+    def findings(self) -> Sequence[Finding]:
+        """The meter's findings; those of channels that are not charged say who measures instead."""
+        rivals = {
+            channel.zone: rival
+            for channel in self.meter.channels
+            if (rival := self._rival(channel.component)) is not None
+        }
+        return [
+            msgspec.structs.replace(
+                finding, state="standby", detail=f"{finding.detail}; {rivals[finding.zone]} measures"
+            )
+            if finding.state == "ok" and finding.zone in rivals
+            else self._explained(finding)
+            for finding in self.meter.findings
+        ]
+
+    def read(self, at_ns: int) -> list[Reading | Gap]:
+        """One entry per channel that is charged."""
+        rows = self.meter.read(at_ns)
+        return rows if self._all else self._take(rows)
+
+    def refresh(self) -> bool:
+        """Look again, at this meter and at what the earlier ones measure now."""
+        self.meter.refresh()
+        before = self._channels
+        self._choose()
+        return self._channels != before
+
+    def close(self) -> None:
+        """Give descriptors and helpers back."""
+        self.meter.close()
+
+    def _choose(self) -> None:
+        channels = self.meter.channels
+        places = [i for i, channel in enumerate(channels) if self._rival(channel.component) is None]
+        self._all = len(places) == len(channels)
+        if len(places) > 1:
+            pick = itemgetter(*places)
+            self._take = lambda rows: list(pick(rows))
+        else:
+            self._take = lambda rows: [rows[place] for place in places]
+        self._channels = tuple(self._noted(channels[place]) for place in places)
+
+    def _rival(self, component: Component) -> str | None:
+        """The earlier meter that measures a component."""
+        return next(
+            (
+                other.name
+                for other in self._earlier
+                if any(channel.component == component and not channel.modelled for channel in other.channels)
+            ),
+            None,
+        )
+
+    def _noted(self, channel: Channel) -> Channel:
+        instead = self._stands_in(channel.component) if channel.modelled else ""
+        return msgspec.structs.replace(channel, note=f"{instead}; {channel.note}") if instead else channel
+
+    def _explained(self, finding: Finding) -> Finding:
+        modelled = next((c for c in self._channels if c.modelled and c.zone == finding.zone), None)
+        instead = self._stands_in(modelled.component) if modelled is not None else ""
+        return msgspec.structs.replace(finding, detail=f"{instead}; {finding.detail}") if instead else finding
+
+    def _stands_in(self, component: Component) -> str:
+        """Which sensor of this component is there and cannot be read, so that this model stands in for it."""
+        unread = (
+            f"{finding.meter} {finding.zone} is there and cannot be read ({finding.detail}), modelled instead"
+            for other in self._earlier
+            for finding in other.meter.findings
+            if finding.state in ("denied", "failing") and finding.component == component
+        )
+        return next(unread, "")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from hpccarbon.config import Config
 from hpccarbon.errors import MeterError
 from hpccarbon.node.meters import Finding
+from hpccarbon.node.meters.cpuinfo import Cpu, parse_cpuinfo
 from hpccarbon.node.sysroot import SysFile, SysRoot, online_cpus
 from hpccarbon.records import Channel, Gap, Reading
 
@@ -49,25 +50,12 @@ FAMILIES: tuple[Family, ...] = (
 )
 """Medians of SPECpower_ssj2008 results with two chips as tabled by Cloud Carbon Footprint (2026-03-09, Apache-2.0).
 
-Model numbers: Linux arch/x86/include/asm/intel-family.h and AMD's revision guides. Tuned by vendors, with little memory:
-a real node idles higher, and a site that measured its own (`[model]`) beats the table.
+Model numbers: Linux arch/x86/include/asm/intel-family.h and AMD's revision guides. Tuned by vendors, with little
+memory: a real node idles higher, and a site that measured its own (`[model]`) beats the table.
 """
 _GENERIC = Family("unknown CPU (median of the families)", "", 0, (), _ANY, 104.0, 461.0)
 _GENERIC_THREAD_IDLE_W, _GENERIC_THREAD_FULL_W = 0.74, 3.76
 """Median of the per-thread table of Cloud Carbon Footprint: a virtual CPU is a thread, not a socket."""
-
-
-class Cpu(NamedTuple):
-    """What /proc/cpuinfo says: identification, sockets and threads seen, and whether a hypervisor is below."""
-
-    vendor: str
-    family: int
-    model: int
-    stepping: int
-    name: str
-    sockets: int
-    threads: int
-    virtual: bool
 
 
 class Curve(NamedTuple):
@@ -78,43 +66,12 @@ class Curve(NamedTuple):
     origin: str
 
 
-def parse_cpuinfo(text: str) -> Cpu:
-    """Identify the CPU from the text of /proc/cpuinfo; unknown fields are 0 or empty."""
-    first: dict[str, str] = {}
-    sockets: set[str] = set()
-    threads = 0
-    for line in text.splitlines():
-        key, colon, value = line.partition(":")
-        key, value = key.strip(), value.strip()
-        if not colon:
-            continue
-        first.setdefault(key, value)
-        threads += key == "processor"
-        if key == "physical id":
-            sockets.add(value)
-
-    def number(key: str) -> int:
-        digits = first.get(key, "")
-        return int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 10 else 0
-
-    return Cpu(
-        vendor=first.get("vendor_id", ""),
-        family=number("cpu family"),
-        model=number("model"),
-        stepping=number("stepping"),
-        name=first.get("model name", "unknown CPU"),
-        sockets=len(sockets) or 1,
-        threads=threads or 1,
-        virtual="hypervisor" in first.get("flags", "").split(),
-    )
-
-
 def family_of(cpu: Cpu) -> Family:
     """The table's row for a CPU, else the median of all rows."""
     for row in FAMILIES:
-        if (cpu.vendor, cpu.family) == (row.vendor, row.family) and cpu.model in row.models:
-            if cpu.stepping in row.steppings:
-                return row
+        same = (cpu.vendor, cpu.family) == (row.vendor, row.family)
+        if same and cpu.model in row.models and cpu.stepping in row.steppings:
+            return row
     return _GENERIC
 
 
