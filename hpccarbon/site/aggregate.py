@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, as_completed
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +14,9 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.errors import HpcCarbonError, ShardError
 from hpccarbon.site import index, shards
-from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.site.engine import connect, durable, quoted, reason
+from hpccarbon.site.executor import Crew
+from hpccarbon.site.lock import exclusive
 from hpccarbon.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -120,15 +120,6 @@ def _put(con: duckdb.DuckDBPyConnection, target: Path, cluster: str, hour: datet
     durable(target.parent)
 
 
-def durable(path: Path) -> None:
-    """Wait until a file's or a directory's content is on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def work(task: HourTask) -> HourResult:
     """Merge one hour: list its shards, write its ledger file, say what became of it. Runs in any worker."""
     shared, hour = Path(task.shared), task.hour
@@ -151,9 +142,8 @@ class Outcome(msgspec.Struct, frozen=True):
 def aggregate(
     shared: Path,
     cluster: str,
-    executor: Executor,
+    crew: Crew,
     *,
-    threads: int | None = None,
     since: datetime | None = None,
     until: datetime | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
@@ -162,15 +152,14 @@ def aggregate(
 
     Args:
         shared: the shared directory, with `shards/` and `ledger/`.
-        executor: where hours are merged, one task per hour.
-        threads: the engine's threads within a task; None for one per core.
+        crew: where hours are merged, one task per hour.
         since, until: only hours that touch [since, until), aware.
         progress: told the hours done and to do, after each.
 
     Raises: HpcCarbonError, if another aggregator is at work, or the shared directory cannot be read or written.
         One hour that fails is in `failed` and stops no other.
     """
-    with lock(shared, cluster) as now_ns:
+    with exclusive(shared / "ledger" / cluster / ".lock") as now_ns:
         con = connect(1)
         try:
             recorded, _ = index.known(con, shared, cluster, since, until)
@@ -179,7 +168,7 @@ def aggregate(
         directories = shards.hour_dirs(shared, cluster, since, until)
         entries: dict[datetime, index.HourEntry] = {}
         changed_ns: dict[datetime, int] = {}
-        tasks: list[HourTask] = []
+        stale: dict[datetime, str] = {}
         for hour, directory in directories.items():
             changed_ns[hour] = _settled(directory, now_ns)
             files = shards.list_hour(directory)
@@ -187,10 +176,12 @@ def aggregate(
             if not files:
                 continue
             if before is None or before.digest != shards.digest(files):
-                tasks.append(HourTask(str(shared), cluster, hour, directory, threads))
+                stale[hour] = directory
             elif before.directory_ns != changed_ns[hour]:
                 entries[hour] = msgspec.structs.replace(before, directory_ns=changed_ns[hour])
-        outcome = _run(tasks, executor, progress, entries, changed_ns)
+        threads = crew.threads(len(stale))
+        tasks = [HourTask(str(shared), cluster, hour, directory, threads) for hour, directory in stale.items()]
+        outcome = _run(tasks, crew.executor, progress, entries, changed_ns)
         if entries:
             index.write(shared, cluster, entries)
     return outcome
@@ -228,26 +219,3 @@ def _settled(directory: str, now_ns: int) -> int:
     except FileNotFoundError:
         return 0
     return changed_ns if changed_ns < now_ns - _SETTLED_NS else 0
-
-
-@contextlib.contextmanager
-def lock(shared: Path, cluster: str) -> Iterator[int]:
-    """Hold the aggregator's lock; yields the shared file system's own idea of now, in ns.
-
-    Two aggregators would write the same bytes; the lock only spares the work. It ends with the process.
-    """
-    path = shared / "ledger" / cluster / ".lock"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as err:
-        raise ShardError(path, f"{err.strerror} (may this user write the ledger?)") from err
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
-            raise HpcCarbonError(f"another aggregator holds {path}; wait for it, or stop it") from err
-        os.utime(descriptor)
-        yield os.fstat(descriptor).st_mtime_ns
-    finally:
-        os.close(descriptor)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -38,3 +40,12 @@ def reason(err: Exception) -> str:
     """The engine's message on one line, without the part that names its own internals."""
     message = str(err).strip().splitlines()[0]
     return message.removeprefix("Invalid Input Error: ").removeprefix("IO Error: ")[:200]
+
+
+def durable(path: Path) -> None:
+    """Wait until a file's or a directory's content is on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

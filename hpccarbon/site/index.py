@@ -92,7 +92,7 @@ def known(
             status = os.stat(path)  # noqa: PTH116
             found = remembered.get(int(hour.timestamp()))
             if found is None or (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
-                found = _from_file(con, path, cluster, hour)
+                found = from_file(con, path, cluster, hour)
         except FileNotFoundError:
             continue
         except ShardError as fault:
@@ -102,7 +102,8 @@ def known(
     return entries, faults
 
 
-def _from_file(con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour: datetime) -> HourEntry:
+def from_file(con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour: datetime) -> HourEntry:
+    """The entry that a ledger file's own metadata gives. Raises: ShardError, if the file is not what its place says."""
     import duckdb
 
     try:

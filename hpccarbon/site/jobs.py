@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from hpccarbon import schema
+from hpccarbon.config import Config
 from hpccarbon.errors import ShardError
-from hpccarbon.site.engine import quoted, reason
+from hpccarbon.site.engine import connect, durable, quoted, reason
+from hpccarbon.site.lock import exclusive
+from hpccarbon.site.shards import hour_dirs
 from hpccarbon.slurm.record import JobRecord
 
 if TYPE_CHECKING:
     import duckdb
 
 _TIMES = frozenset(column.name for column in schema.JOBS if column.type == "second")
+OVERLAP = timedelta(hours=2)
+"""How far back each update asks again: slurmctld hands records over late when slurmdbd was away."""
+FIRST_LOOK = timedelta(days=7)
 _SQL_TYPES = {"int64": "BIGINT", "int32": "INTEGER", "word": "VARCHAR", "text": "VARCHAR", "second": "TIMESTAMPTZ"}
 _DECLARED = ", ".join(f'"{column.name}" {_SQL_TYPES[column.type]}' for column in schema.JOBS)
+_TYPES = {column.name: _SQL_TYPES[column.type] for column in schema.JOBS}
 _SELECTED = ", ".join(
     f'epoch_us("{column.name}")' if column.name in _TIMES else f'"{column.name}"' for column in schema.JOBS
 )
@@ -94,56 +102,116 @@ def _moment(epoch_us: int | None) -> datetime | None:
 
 
 def month_of(record: JobRecord) -> str:
-    """The file a record lies in: by its submit time, which no requeue of the same run changes."""
+    """The file a record lies in: the month of its submission, which never changes while its state does."""
     return f"{record.submit.astimezone(timezone.utc):%Y-%m}" if record.submit else UNKNOWN_MONTH
 
 
 def merge(con: duckdb.DuckDBPyConnection, shared: Path, cluster: str, records: Iterable[JobRecord]) -> int:
-    """Add records to the files of their months, replacing the same (job id, restart); returns how many differ.
+    """Add records to the files of their months, replacing the same (job id, submit time); returns how many are news.
 
-    A month in which nothing differs is not written. Raises: ShardError, if a file cannot be read or written.
+    A month without news is not written. `restart` is numbered anew, over the runs that the month knows.
+    Raises: ShardError, if a file cannot be read or written.
     """
-    months: dict[str, dict[tuple[int, int], JobRecord]] = {}
+    import duckdb
+
+    months: dict[str, dict[tuple[int, datetime | None], JobRecord]] = {}
     for record in records:
-        months.setdefault(month_of(record), {})[record.job_id, record.restart] = record
+        months.setdefault(month_of(record), {})[record.job_id, record.submit] = record
     changed = 0
     for month, news in sorted(months.items()):
         path = shared / "jobs" / cluster / f"month={month}.parquet"
-        stored = read(con, [str(path)]) if path.exists() else []
-        merged = {(one.job_id, one.restart): one for one in stored}
-        differing = sum(merged.get(key) != record for key, record in news.items())
-        if differing:
-            _put(con, path, cluster, [(merged | news)[key] for key in sorted(merged | news)])
-            changed += differing
+        try:
+            changed += _merge_month(con, path, cluster, list(news.values()))
+        except duckdb.Error as err:
+            raise ShardError(path, f"{reason(err)} (remove it and run `hpccarbon aggregate --since` again)") from err
+        except OSError as err:
+            raise ShardError(path, f"{err.strerror} (may this user write job records?)") from err
     return changed
 
 
-def _put(con: duckdb.DuckDBPyConnection, path: Path, cluster: str, records: Sequence[JobRecord]) -> None:
-    con.execute(f"CREATE OR REPLACE TEMP TABLE records ({_DECLARED})")
-    columns = {
-        column.name: [
-            value.timestamp() if isinstance(value := getattr(record, column.name), datetime) else value
-            for record in records
-        ]
-        for column in schema.JOBS
-    }
-    unnested = ", ".join(
-        f"to_timestamp(unnest(${name}::DOUBLE[]))" if name in _TIMES else f"unnest(${name})" for name in columns
+def _merge_month(con: duckdb.DuckDBPyConnection, path: Path, cluster: str, news: Sequence[JobRecord]) -> int:
+    con.execute(f"CREATE OR REPLACE TEMP TABLE news ({_DECLARED})")
+    columns = {column.name: [_stored(getattr(record, column.name)) for record in news] for column in schema.JOBS}
+    values = ", ".join(
+        f"to_timestamp(unnest(${name}::DOUBLE[]))" if name in _TIMES else f"unnest(${name}::{_TYPES[name]}[])"
+        for name in columns
     )
-    con.execute(f"INSERT INTO records SELECT {unnested}", columns)
+    con.execute(f"INSERT INTO news SELECT {values}", columns)
+    con.execute(f"CREATE OR REPLACE TEMP TABLE stored ({_DECLARED})")
+    if path.exists():
+        source = f"read_parquet({quoted(str(path))}, hive_partitioning = false)"
+        con.execute(f"INSERT INTO stored BY NAME FROM {source}")
+    facts = ", ".join(f'"{name}"' for name in columns if name != "restart")
+    found = con.execute(f"SELECT count(*) FROM (SELECT {facts} FROM news EXCEPT SELECT {facts} FROM stored)").fetchone()  # noqa: S608
+    changed = int(found[0]) if found else 0
+    if changed:
+        _put(con, path, cluster)
+    return changed
+
+
+def _stored(value: object) -> object:
+    return int(value.timestamp()) if isinstance(value, datetime) else value
+
+
+def _put(con: duckdb.DuckDBPyConnection, path: Path, cluster: str) -> None:
+    """Write `stored` with `news` over it."""
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE merged AS SELECT * REPLACE ("
+        " (row_number() OVER (PARTITION BY job_id ORDER BY submit NULLS LAST) - 1)::INTEGER AS restart) FROM ("
+        " FROM stored ANTI JOIN news ON stored.job_id = news.job_id AND stored.submit IS NOT DISTINCT FROM news.submit"
+        " UNION ALL FROM news)"
+    )
     keys = {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": cluster}
     pairs = ", ".join(f"{quoted(f'{schema.PRODUCED_BY}.{key}')}: {quoted(value)}" for key, value in keys.items())
     temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         con.execute(
-            f"COPY (FROM records ORDER BY job_id, restart) TO {quoted(str(temporary))} (FORMAT parquet,"
+            f"COPY (FROM merged ORDER BY job_id, restart) TO {quoted(str(temporary))} (FORMAT parquet,"
             f" COMPRESSION zstd, ROW_GROUP_SIZE 8192, KV_METADATA {{{pairs}}})"
         )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        durable(temporary)
         temporary.replace(path)
-    except OSError as err:
-        raise ShardError(path, f"{err.strerror} (may this user write job records?)") from err
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def update(config: Config, since: datetime | None = None, until: datetime | None = None) -> int:
+    """Bring the job records up to date with Slurm's accounting; returns how many are new or changed.
+
+    Args:
+        since: from when to ask; None continues where the last update ended, with an overlap for records that reached
+            the database late, and begins at the first hour of shards.
+        until: up to when; None is now.
+
+    Raises: SlurmError, if accounting does not answer: what was stored stays, and the next run asks again.
+    """
+    from hpccarbon.slurm import accounting
+
+    shared, cluster = Path(config.paths.shared_dir), config.cluster
+    asked = accounting.source(config) is not None
+    now = datetime.now(timezone.utc)
+    until = min(until or now, now)
+    cursor = read_cursor(shared, cluster)
+    begin = since or (cursor - OVERLAP if cursor else next(iter(hour_dirs(shared, cluster)), until - FIRST_LOOK))
+    with exclusive(shared / "jobs" / cluster / ".lock"), contextlib.closing(connect(1)) as con:
+        changed, seen = 0, set()
+        for records in accounting.fetch_window(config, begin, until):
+            seen |= {record.job_id for record in records}
+            changed += merge(con, shared, cluster, records)
+        if asked and since is None:
+            late = _unfinished(con, shared, cluster, accounting.MAX_IDS) - seen
+            changed += merge(con, shared, cluster, accounting.fetch(config, late))
+        if asked and (cursor is None or begin <= cursor < until):
+            write_cursor(shared, cluster, until)
+    return changed
+
+
+def _unfinished(con: duckdb.DuckDBPyConnection, shared: Path, cluster: str, limit: int) -> set[int]:
+    """Jobs that ran when they were last heard of: the newest, as many as one question may name."""
+    files = job_files(shared, cluster)
+    if not files:
+        return set()
+    source = "read_parquet($files, hive_partitioning = false)"
+    sql = f'SELECT job_id FROM {source} WHERE "end" IS NULL ORDER BY submit DESC LIMIT {limit}'  # noqa: S608
+    return {row[0] for row in con.execute(sql, {"files": files}).fetchall()}

@@ -143,7 +143,7 @@ SELECT file_name FROM parquet_kv_metadata($files) WHERE key <> 'ARROW:schema' GR
 HAVING max(value) FILTER (key = 'hpccarbon.schema') = 'shard'::BLOB
    AND max(value) FILTER (key = 'hpccarbon.version') = $version::BLOB
    AND max(value) FILTER (key = 'hpccarbon.cluster') = $cluster::BLOB
-   AND max(value) FILTER (key = 'hpccarbon.hour') = $hour::BLOB
+   AND max(value) FILTER (key = 'hpccarbon.hour') IN ($hour::BLOB, $hour_z::BLOB)
    AND ends_with(file_name, '/' || decode(max(value) FILTER (key = 'hpccarbon.node'))
                  || '.' || decode(max(value) FILTER (key = 'hpccarbon.boot_id')) || '.parquet')
 """
@@ -273,7 +273,8 @@ def _damage(path: str) -> str:
 
 def _strangers(con: duckdb.DuckDBPyConnection, paths: list[str], cluster: str, hour: datetime) -> dict[str, str]:
     """The shards whose metadata contradicts the place they lie in, with the reason."""
-    expected = {"version": str(schema.SHARD_VERSION), "cluster": cluster, "hour": hour.isoformat()}
+    said_hours = {"hour": hour.isoformat(), "hour_z": hour.isoformat().replace("+00:00", "Z")}
+    expected = {"version": str(schema.SHARD_VERSION), "cluster": cluster, **said_hours}
     known = {row[0] for row in con.execute(_METADATA, {"files": paths, **expected}).fetchall()}
     suspects = [path for path in paths if path not in known]
     reasons = ((path, _contradiction(con, path, cluster, hour)) for path in suspects)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 
 from hpccarbon import schema
 from hpccarbon.site.aggregate import aggregate
+from hpccarbon.site.executor import open_crew
 from hpccarbon.site.index import ledger_path
 from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
 from tests.site import maker
@@ -20,8 +20,8 @@ H = timedelta(hours=1)
 
 
 def run(shared: Path, cluster: str = "alpha") -> None:
-    with ThreadPoolExecutor(1) as executor:
-        aggregate(shared, cluster, executor)
+    with open_crew() as crew:
+        aggregate(shared, cluster, crew)
 
 
 def total(rows: list[maker.Row], column: str, **where: object) -> int | None:
