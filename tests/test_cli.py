@@ -91,9 +91,7 @@ def test_a_mistyped_command_is_answered_with_the_nearest(run: Run) -> None:
 def test_the_table_and_the_modules_agree() -> None:
     context = click.Context(group)
     for name in COMMANDS:
-        command = group.get_command(context, name)
-        assert command is not None
-        assert command.name == name
+        assert isinstance(group.get_command(context, name), click.Command)
 
 
 def test_help_is_cheap() -> None:

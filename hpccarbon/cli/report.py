@@ -34,10 +34,10 @@ MAX_WIDTH = 120
 EXAMPLES = """
 \b
 Examples:
-  hpccarbon report --job 4711               one job: energy, carbon, power, hints
-  hpccarbon report --job 4800_3,4800_7      two tasks of an array, and their sum
-  hpccarbon report --me --month last        my last month
-  hpccarbon report --by account --since 7d  who used how much; the total is the meters'
+  hpccarbon report --job 4711                one job: energy, carbon, hints
+  hpccarbon report --job 4800_3,4800_7       two tasks of an array, their sum
+  hpccarbon report --me --month last         my jobs of the last month
+  hpccarbon report --by account --since 7d   who used how much
   hpccarbon report --by user,month --since 2026-01-01 -o usage.parquet
 """
 
@@ -49,8 +49,10 @@ Examples:
 @click.option("-A", "--account", "accounts", multiple=True, metavar="NAME", help="Only jobs of this account.")
 @click.option("-p", "--partition", "partitions", multiple=True, metavar="NAME", help="Only jobs in this partition.")
 @click.option("-w", "--node", "nodes", multiple=True, metavar="NAME", help="Only energy of this node.")
-@click.option("-S", "--since", metavar="TIME", help=f"From this time on: a date, a time, 30d, today. [{DEFAULT_SINCE}]")
-@click.option("-E", "--until", metavar="TIME", help="Up to this time, which is not included. [now]")
+@click.option(
+    "-S", "--since", metavar="TIME", help=f"From this time on: a date, a time, 7d, today. [default: {DEFAULT_SINCE}]"
+)
+@click.option("-E", "--until", metavar="TIME", help="Up to this time, not included. [default: now]")
 @click.option("-m", "--month", metavar="MONTH", help="One month: 2026-03, this or last.")
 @click.option(
     "-b",
@@ -59,7 +61,7 @@ Examples:
     help="Lines of the table: user, account, partition, job, node, hour, day, month, holder; several with commas.",
 )
 @click.option(
-    "--top", type=click.IntRange(0), default=40, show_default=True, metavar="N", help="Lines shown as text; 0: all."
+    "--top", type=click.IntRange(0), default=40, metavar="N", help="Lines shown as text; 0: all. [default: 40]"
 )
 @click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
 @click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by -o FILE's ending, else text.")

@@ -364,9 +364,12 @@ def _when(job: JobPart, screen: Screen) -> str:
     return "; ".join(part for part in (period, lasted, held_text) if part)
 
 
-def _units(whole: Figures) -> tuple[Unit, Unit]:
-    """The units of energy and carbon in which the parts of a whole are compared."""
-    return _unit(whole.energy_uj, _ENERGY_UNITS), _unit(whole.co2e_g, _GRAM_UNITS, 3)
+def _units(parts: Iterable[Figures]) -> tuple[Unit, Unit]:
+    """The units of energy and carbon that fit the largest part: the sum may be long, but no part vanishes in it."""
+    parts = list(parts)
+    largest = max((part.energy_uj or 0 for part in parts), default=0)
+    heaviest = max((part.co2e_g or 0.0 for part in parts), default=0.0)
+    return _unit(largest, _ENERGY_UNITS), _unit(heaviest, _GRAM_UNITS, 3)
 
 
 def _metered(energy_uj: int | None, unit: Unit) -> str:
@@ -383,7 +386,7 @@ def _runs_table(job: JobPart, screen: Screen) -> list[str]:
         Heading("covered", keep=4),
     ]
     rows: list[list[str]] = []
-    energy, carbon = _units(job.figures)
+    energy, carbon = _units(run.figures for run in job.runs)
     for number, run in enumerate(job.runs, 1):
         live = job.running and number == len(job.runs)
         rows.append(
@@ -409,7 +412,7 @@ def _nodes_table(job: JobPart, screen: Screen) -> list[str]:
     ]
     nodes = sorted(job.nodes, key=lambda part: -(part.figures.energy_uj or 0))
     top = nodes[:MAX_NODES] if len(nodes) > MAX_NODES + 1 else nodes
-    energy, _ = _units(job.figures)
+    energy, _ = _units(part.figures for part in job.nodes)
     rows = [
         [
             inert(part.node, 40),
@@ -498,7 +501,7 @@ def _jobs_table(report: JobReport, screen: Screen) -> list[str]:
         Heading("covered", keep=8),
     ]
     jobs = report.jobs
-    energy, carbon = _units(report.total)
+    energy, carbon = _units(job.figures for job in jobs)
     top = jobs if len(jobs) <= MAX_JOBS + 1 else sorted(jobs, key=lambda job: -(job.figures.energy_uj or 0))[:MAX_JOBS]
 
     def line(label: str, job: JobPart | None, figures: Figures) -> list[str]:
@@ -521,7 +524,8 @@ def _jobs_table(report: JobReport, screen: Screen) -> list[str]:
     lines[-1] = screen.bold(lines[-1])
     if len(top) < len(jobs):
         left = len(jobs) - len(top)
-        lines.append(f"  The {len(top)} with the most energy; {left:,} more are in the sum (--format csv lists all).")
+        note = f"The {len(top)} with the most energy; {left:,} more are in the sum (--format csv lists all)."
+        lines += _wrapped("", note, screen)
     return lines
 
 
@@ -597,8 +601,7 @@ def _span(since: datetime | None, until: datetime | None, zone: tzinfo) -> str:
 
 def _usage_table(report: UsageReport, screen: Screen, top: int) -> list[str]:
     rows, total, per_job = report.rows, report.total, "job" in report.by
-    energy = _unit(total.figures.energy_uj, _ENERGY_UNITS)
-    carbon = _unit(total.figures.co2e_g, _GRAM_UNITS)
+    energy, carbon = _units(row.figures for row in rows)
     hours = _unit(max((row.figures.node_hours for row in rows), default=0), ((1.0, "h"),))
     hours = hours._replace(decimals=min(hours.decimals, 1))
     headings = [
