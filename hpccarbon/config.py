@@ -75,11 +75,77 @@ class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accounting: Literal["auto", "sacct", "pyslurm", "none"] = "auto"
 
 
+class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A part of the cluster that stands elsewhere, or behind another meter: what differs from `[carbon]` there.
+
+    `nodes` (Slurm's hostlist notation) go before `partitions` (names, or patterns such as `gpu*`). Empty and 0 mean
+    "as in [carbon]".
+    """
+
+    nodes: str = ""
+    partitions: tuple[str, ...] = ()
+    zone: str = ""
+    pue: float = 0.0
+    node_factor: float = 0.0
+
+
+class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to ask one service. A key stands in a file or in an environment variable, never here.
+
+    `zone` is the service's own name for our zone where it differs (a region, an EIC code). `query`, `basis` and
+    `kind` say what a site's own service (`site_http`) answers with.
+    """
+
+    base_url: str = ""
+    key_file: str = ""
+    key_env: str = ""
+    user: str = ""
+    zone: str = ""
+    query: str = ""
+    basis: Literal["", "lifecycle", "direct"] = ""
+    kind: Literal["average", "marginal"] = "average"
+    timeout_s: float = 30.0
+
+
+class Embodied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What making the hardware emitted, kg CO2e: the site's own figures, or rows of the packaged table (`*_item`).
+
+    `node_kg` is a node without its GPUs. A range of 0 to 0 means x/÷ 1.6 for nodes, x/÷ 2.5 for GPUs. `life_years` is
+    the time it is spread over; hours that nobody used are `unallocated`.
+    """
+
+    node_kg: float = 0.0
+    node_low_kg: float = 0.0
+    node_high_kg: float = 0.0
+    node_item: str = ""
+    gpu_kg: float = 0.0
+    gpu_low_kg: float = 0.0
+    gpu_high_kg: float = 0.0
+    gpu_item: str = ""
+    life_years: float = 5.0
+    source: str = ""
+
+
+class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contracts behind the electricity (GHG Protocol scope 2, market-based).
+
+    `contract_share` of the energy is covered at `contract_g_per_kwh`; the rest takes the supplier's or country's
+    residual mix, which is not the grid mix and has no default.
+    """
+
+    contract_share: float = 0.0
+    contract_g_per_kwh: float = 0.0
+    residual_g_per_kwh: float = 0.0
+    source: str = ""
+
+
 class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What turns energy into grams. `pue` has no default: 0 means unknown, and every report then says so.
 
     `node_factor` covers what the meters inside the node do not see (power supply losses, fans, disks): energy at the
-    wall / energy of the meters; 1.0 on nodes whose BMC is read.
+    wall / energy of the meters; 1.0 on nodes whose BMC is read. `yearly` is which packaged yearly value goes first:
+    what a zone produced, or what it consumed (imports traced; under the ODbL). `provider` is the service whose hourly
+    values are preferred. `fixed_g_per_kwh` (0: none) with its source replaces every series: a site's own plant.
     """
 
     zone: str = ""
@@ -87,6 +153,15 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pue: float = 0.0
     node_factor: float = 1.0
     comparisons: bool = True
+    yearly: Literal["production", "consumption"] = "production"
+    provider: str = ""
+    fixed_g_per_kwh: float = 0.0
+    fixed_source: str = ""
+    wue_l_per_kwh: float = 0.0
+    places: dict[str, Place] = {}
+    providers: dict[str, Provider] = {}
+    embodied: Embodied = Embodied()
+    market: Market = Market()
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -192,6 +267,7 @@ def _check(config: Config, where: str) -> None:
         ),
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
+        *_carbon_rules(carbon),
         (
             all(map(os.path.isabs, (config.paths.state_dir, config.paths.run_dir, config.paths.shared_dir))),
             "paths: must be absolute",
@@ -200,3 +276,42 @@ def _check(config: Config, where: str) -> None:
     for holds, message in rules:
         if not holds:
             raise ConfigError(f"config {where}: {message}")
+
+
+def _carbon_rules(carbon: Carbon) -> list[tuple[bool, str]]:
+    """The rules of `[carbon]`'s tables; what a zone is called is checked where the tables are, in carbon/zones."""
+    market, embodied = carbon.market, carbon.embodied
+    rules = [
+        (
+            not carbon.fixed_g_per_kwh or bool(carbon.fixed_source.strip()),
+            "carbon.fixed_g_per_kwh: say where the figure is from in carbon.fixed_source",
+        ),
+        (0 <= carbon.fixed_g_per_kwh <= 5000, "carbon.fixed_g_per_kwh: must lie between 0 and 5000"),
+        (0 <= carbon.wue_l_per_kwh <= 100, "carbon.wue_l_per_kwh: must lie between 0 and 100"),
+        (0 <= market.contract_share <= 1, "carbon.market.contract_share: must lie between 0 and 1"),
+        (
+            not market.contract_share or bool(market.source.strip()),
+            "carbon.market.source: name the contract that contract_share stands on",
+        ),
+        (0.5 <= embodied.life_years <= 30, "carbon.embodied.life_years: must lie between 0.5 and 30"),
+        (
+            min(embodied.node_kg, embodied.gpu_kg, embodied.node_low_kg, embodied.gpu_low_kg) >= 0,
+            "carbon.embodied: kilograms must not be negative",
+        ),
+        (
+            not (embodied.node_kg or embodied.gpu_kg) or bool(embodied.source.strip()),
+            "carbon.embodied.source: say where node_kg and gpu_kg are from",
+        ),
+    ]
+    for name, place in carbon.places.items():
+        table = f"carbon.places.{name}"
+        rules += [
+            (bool(place.nodes or place.partitions), f"{table}: name its nodes or its partitions"),
+            (place.pue == 0 or 1 <= place.pue <= 10, f"{table}.pue: must lie between 1 and 10"),
+            (place.node_factor == 0 or 1 <= place.node_factor <= 10, f"{table}.node_factor: must lie between 1 and 10"),
+        ]
+    for name, provider in carbon.providers.items():
+        rules.append(
+            (0 < provider.timeout_s <= 600, f"carbon.providers.{name}.timeout_s: must lie between 0 and 600 s")
+        )
+    return rules
