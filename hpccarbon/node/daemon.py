@@ -71,7 +71,8 @@ class SealChild:
     """The one child that may be writing shards now. It can hang on a dead file system; the loop only looks at it."""
 
     def __init__(self, config_path: Path | None, node: str) -> None:
-        self._argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config_path or ""), node]
+        # Isolated: neither the working directory nor PYTHONPATH may bring code into a child of root.
+        self._argv = [sys.executable, "-I", "-m", "hpccarbon.node.seal", str(config_path or ""), node]
         self._pid = 0
         self._pipe = -1
         self._started_ns = 0

@@ -70,7 +70,7 @@ def _energy(found: list[meter_table.Meter], any_cpu: bool) -> list[Check]:
             if finding.state in ("missing", "standby", "nested") or any(channel.modelled for channel in meter.channels):
                 verdict = "note"
             subject = finding.zone if finding.zone.startswith(finding.meter) else f"{finding.meter} {finding.zone}"
-            advice = finding.advice if finding.state != "ok" or verdict == "note" else ""
+            advice = "" if finding.state in ("standby", "nested") else finding.advice
             checks.append(Check("energy", subject, verdict, f"{finding.state}: {finding.detail}", advice))
     if not any_cpu:
         checks.append(

@@ -782,17 +782,18 @@ class Sampler:
     # ---- handing over -------------------------------------------------------------------------------------------
 
     def settle(self) -> Mark | None:
-        """Close the running division into `pending`; the mark that everything pending ends at.
-
-        To be called right after a tick: what a glance saw since then is not in the mark.
-        """
+        """Close the running division into `pending`; the mark that everything pending ends at."""
         mark = self.mark
         if mark is None:
             return None
         self._close_division()
         self._sync()
         mark.idle_uw = self.idle_uw
-        mark.groups = {f"{job.run.job_id}/{job.run.run}": (job.inode, job.count) for job in self._jobs.values()}
+        # What a glance has read since the last tick is not divided yet: the mark stands before it, as its energy does.
+        mark.groups = {
+            f"{job.run.job_id}/{job.run.run}": (job.inode, max(0, job.count - self._glanced.get(job.key, 0)))
+            for job in self._jobs.values()
+        }
         self._open_division(mark.at_ns, mark.wall_ns)
         return mark
 

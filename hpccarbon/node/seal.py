@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
     os.nice(19)
     os.umask(0o027)
     try:
-        config, node = configuration.load(Path(argv[0])), argv[1]
+        config, node = configuration.load(Path(argv[0]) if argv[0] else None), argv[1]
         work = _read(config, node)
         # Loaded before the drop: the service user may not be able to read where Python is installed.
         import pyarrow.parquet  # noqa: F401

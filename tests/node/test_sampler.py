@@ -213,8 +213,11 @@ def test_nothing_is_lost_whatever_happens(tmp_path: Path, seed: int) -> None:
         node.run(
             rng.choice([1, 10**6, 3 * 10**8, 10**9, 25 * 10**9]), {job: rng.random() * 2 for job in alive}, rng.random()
         )
-        if rng.random() < 0.8:
+        if rng.random() < 0.7:
             tick(sampler, node)
+        elif rng.random() < 0.7:
+            sampler.notice(node.at_ns, node.wall_ns, True)
+            sampler.glance(node.at_ns)
     tick(sampler, node)
     commit(sampler, store)
     rows = [row for hour in store.hours() for row in store.shares(hour)]
