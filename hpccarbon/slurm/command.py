@@ -31,6 +31,9 @@ def run(settings: Slurm, argv: Sequence[str]) -> str:
     Raises: SlurmError naming the command, the reason and the next step: not found, timed out, or failed.
     """
     name = argv[0]
+    if settings.conf and not os.path.exists(settings.conf):  # noqa: PTH110 - a str all the way
+        # Slurm's commands wait a minute for it to appear.
+        raise SlurmError(f"{name}: slurm.conf = {settings.conf!r}: no such file (correct it, or leave it empty)")
     try:
         done = subprocess.run(
             list(argv),
