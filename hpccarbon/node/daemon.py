@@ -145,12 +145,11 @@ class Daemon:
             ) from err
         root = SysRoot(config.root_dir(node))
         self._meters = meter_table.discover(root, config)
-        self._files = JobFiles(self._run / "jobs")
         self.sampler = Sampler(
             root,
             node,
             self._meters,
-            self._files,
+            JobFiles(self._run / "jobs"),
             cpus=config.daemon.cpus,
             configured_idle_uw=_idle_uw(config),
             log=log,
@@ -185,8 +184,8 @@ class Daemon:
         self._dirty = bool(self._store.hours(unsealed=True))
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
-        if self.sampler.watch.fd >= 0:
-            poll.register(self.sampler.watch.fd, select.POLLIN)
+        if self.sampler.roster.watch.fd >= 0:
+            poll.register(self.sampler.roster.watch.fd, select.POLLIN)
         _notify_systemd("READY=1")
         last_ns, due_ns = at_ns, at_ns
         changed = False
@@ -205,15 +204,15 @@ class Daemon:
             next_ns = min(due_ns, last_ns + EVENT_SPACING_NS) if changed else due_ns
             poll.poll(max(0, next_ns - at_ns + NS_PER_MS - 1) // NS_PER_MS)
             self._drain_wake()
-            changed = (self.sampler.watch.fd >= 0 and self.sampler.watch.changed()) or changed
+            changed = (self.sampler.roster.watch.fd >= 0 and self.sampler.roster.watch.changed()) or changed
         self._finish()
 
     def _step(self, at_ns: int, wall_ns: int, changed: bool) -> None:
         sampler = self.sampler
         sampler.notice(at_ns, wall_ns, changed)
         sampler.tick(*clocks())
-        if sampler.jobs_ended != self._jobs_ended:
-            self._jobs_ended = sampler.jobs_ended
+        if sampler.roster.ends != self._jobs_ended:
+            self._jobs_ended = sampler.roster.ends
             if self._job_due_ns is None:
                 self._job_due_ns = at_ns + round(self.config.daemon.seal_after_job_s * NS_PER_S)
         minute = wall_ns // NS_PER_S // BUCKET_S
@@ -242,8 +241,7 @@ class Daemon:
             self._commit_failed = False
             log("store: can be written again; nothing was lost")
         self._dirty = True
-        for run in self.sampler.committed():
-            self._files.remove(run.job_id, run.restart)
+        self.sampler.committed()
         return True
 
     def _mind_seal(self, at_ns: int) -> None:

@@ -8,38 +8,27 @@ moment, while energy is only ever subtracted over a whole tick, which sensors th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from itertools import repeat
 from operator import sub
 
 import msgspec
 
-from hpccarbon.errors import MeterError
-from hpccarbon.node.attribution import Division, Holding, Node, PoolKey, Share
+from hpccarbon.node.attribution import Division, Node, PoolKey, Share
 from hpccarbon.node.meters import Meter
-from hpccarbon.node.sysroot import SysFile, SysRoot, boot_id, online_cpus, parse_cpu_list
-from hpccarbon.node.usage import cgroup
-from hpccarbon.node.usage.jobs import JobFile, JobFiles, facts
-from hpccarbon.node.usage.watch import Watch
+from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpus
+from hpccarbon.node.usage.jobs import JobFiles
+from hpccarbon.node.usage.roster import Job, Roster, RunKey
 from hpccarbon.records import Channel, Gap, Run
 from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US, apportion
 
 SYSTEM, UNALLOCATED = "system", "unallocated"
-RunKey = tuple[int, str]
-"""(job id, run): one run of one job on this node."""
 HolderKey = RunKey | str
 PUT_OFF_NS = 10 * NS_PER_S
 """A sensor that fails for less than this costs resolution only: the next good reading covers the time."""
-RESCAN_NS = 10 * NS_PER_S
-FORGOTTEN_NS = 300 * NS_PER_S
-"""A job whose group is gone and whose epilog never came has ended when its group went."""
-NEVER_SEEN_NS = 24 * 3600 * NS_PER_S
 _BUCKET_NS = BUCKET_S * NS_PER_S
 _IDLE_WINDOW_NS = 5 * NS_PER_S
 _IDLE_PERCENT = 2
 _MOST_PIECES = 3_000
-_COUNT_SIZE = 64
 _SLACK_NS = NS_PER_S // 10
 """Sensors update late (RAPL 1 ms, NVML 100 ms): an interval may hold the energy of a little more time than its own."""
 
@@ -49,6 +38,7 @@ class Mark(msgspec.Struct):
 
     boot_id: str
     at_ns: int
+    wall_ns: int = 0
     counters: dict[str, tuple[int, int]] = {}
     """channel -> (energy_uj, at_ns) of its last good reading"""
     idle_uw: dict[str, int] = {}
@@ -56,10 +46,9 @@ class Mark(msgspec.Struct):
     """(inode, count) of the directory that holds the jobs"""
     busy: int | None = None
     groups: dict[str, tuple[int, int]] = {}
-    """`job_id/run` -> (inode, count) of the job's group; inode 0 where it has none now"""
-    carry: int = 0
+    """`job_id/run` -> (inode, count) of the job's group; inode 0 where it has none yet"""
+    busy_carry: int = 0
     other_carry_uj: int = 0
-    wall_ns: int = 0
 
 
 class Pending(msgspec.Struct):
@@ -77,26 +66,14 @@ class Pending(msgspec.Struct):
         return bool(self.shares or self.meters or self.runs)
 
 
-class _Job:
-    """A run that is on the node: from its prolog or first sight to its epilog or the end of its group."""
+class _Now(msgspec.Struct, frozen=True):
+    """One tick's readings."""
 
-    __slots__ = ("count", "end_ns", "file", "gone_ns", "group", "holding", "inode", "known_ns", "run", "start_ns")
-
-    def __init__(self, run: Run, start_ns: int, known_ns: int) -> None:
-        self.run = run
-        self.start_ns = start_ns
-        self.known_ns = known_ns
-        self.end_ns: int | None = None
-        self.gone_ns: int | None = None
-        self.file: SysFile | None = None
-        self.group: cgroup.JobGroup | None = None
-        self.inode = 0
-        self.count = 0
-        self.holding = Holding(run.alloc_cores, run.alloc_mem_bytes)
-
-    @property
-    def key(self) -> RunKey:
-        return (self.run.job_id, self.run.run)
+    at_ns: int
+    wall_ns: int
+    energy: list[int | None]
+    scope: tuple[int, int] | None
+    busy: int | None
 
 
 def difference(channel: Channel, before_uj: int, after_uj: int, dt_ns: int) -> int | None:
@@ -124,7 +101,7 @@ class Sampler:
         files: what the hooks left.
         cpus: CPUs that Slurm can hand out here (0: those the kernel runs on).
         configured_idle_uw: component -> static power of all its channels together, where the site measured it.
-        devices: Slurm's GPU index -> channel device (UUID).
+        devices: Slurm's GPU indices -> channel devices (UUIDs).
         log: called with one line when something changes.
     """
 
@@ -140,51 +117,29 @@ class Sampler:
         devices: Callable[[Sequence[str]], frozenset[str]] = lambda indices: frozenset(),
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
-        self._root = root
-        self._node_name = node
         self._meters = tuple(meters)
-        self._files = files
-        self._devices = devices
         self._log = log
         self.boot_id = boot_id(root)
-        self._cpu_sockets = _sockets(root)
+        count = cpus or online_cpus(root)
+        self.roster = Roster(root, node, count, files, self.boot_id, devices)
         sizes: dict[int, int] = {}
-        for socket in self._cpu_sockets.values():
+        for socket in self.roster.sockets.values():
             sizes[socket] = sizes.get(socket, 0) + 1
-        self.node = Node(cpus or online_cpus(root), _memory(root), sizes)
-        self.watch = Watch()
-        self._layout: cgroup.Layout | None = None
-        self._scope: SysFile | None = None
-        self._scope_inode = 0
-        self._busy: SysFile | None = None
-        self._jobs: dict[RunKey, _Job] = {}
-        self._started: dict[tuple[int, int], _Job] = {}
-        self._opened: list[_Job] = []
-        self._fds: list[int] = []
-        self._stale = True
-        self._rescan_ns = 0
-        self._replaced: set[RunKey] = set()
-        self._synced = True
-        self._division_jobs: list[_Job] = []
-        self._last_counts: list[int] = []
-        self._no_group: list[int] = []
+        self.node = Node(count, _memory(root), sizes)
         self._configured_idle_uw = dict(configured_idle_uw or {})
         self._idle_uw: dict[str, int] = {}
         self._window: tuple[int, list[int]] | None = None
         self._windowed: set[str] = set()
         self._owed_uj: dict[PoolKey, int] = {}
-        self._glanced: dict[RunKey, int] = {}
-        self._glance_ns = 0
-        self._scope_count: tuple[int, int] | None = None
         self._gaps: dict[str, tuple[int, str]] = {}
         self._lost: set[str] = set()
         self.pending = Pending()
-        self.ended: list[_Job] = []
         self.mark: Mark | None = None
-        self.jobs_ended = 0
-        self.ticks = 0
-        self.put_off = 0
         self._division: Division | None = None
+        self._division_jobs: list[Job] = []
+        self._last_counts: list[int] = []
+        self._no_group: list[int] = []
+        self._synced = True
         self._bucket = 0
         self._channels: tuple[Channel, ...] = ()
         self._keys: tuple[str, ...] = ()
@@ -222,187 +177,26 @@ class Sampler:
     @property
     def present(self) -> list[Run]:
         """The runs on the node now."""
-        return [job.run for job in self._jobs.values()]
+        return [job.run for job in self.roster.jobs]
 
     def resume(self, mark: Mark, runs: Mapping[RunKey, Run]) -> None:
         """Continue from what the store remembers. A mark of another boot is worth its idle powers alone."""
         self._idle_uw = {**mark.idle_uw, **self._idle_uw}
-        if mark.boot_id != self.boot_id:
-            return
-        self.mark = mark
-        self._scope_count = mark.scope
         self._windowed = set(mark.idle_uw)
-        for name, (inode, count) in mark.groups.items():
-            job_id, _, run = name.partition("/")
-            key = (int(job_id), run)
-            job = _Job(runs.get(key, Run(run, key[0])), 0, mark.at_ns)
-            job.inode, job.count = inode, count
-            self._adopt(job)
+        if mark.boot_id == self.boot_id:
+            self.mark = mark
+            self.roster.resume(mark.groups, mark.scope, runs, mark.at_ns)
 
-    def _adopt(self, job: _Job) -> None:
-        self._jobs[job.key] = job
-        self._started[job.run.job_id, job.run.restart] = job
-        self.pending.runs[job.key] = job.run
-        self._hold(job)
-        self._stale = True
-
-    def _hold(self, job: _Job) -> None:
-        """Work out what a job holds, from the hooks first and from its groups where they are silent."""
-        run = job.run
-        cores, memory = run.alloc_cores, run.alloc_mem_bytes
-        sockets: dict[int, int] | None = None
-        if job.group is not None and self._layout is not None:
-            cpus = cgroup.cpus_of(self._root, self._layout, job.group)
-            if cpus and len(cpus) < self.node.cpus:
-                cores = cores or len(cpus)
-                sockets = {}
-                for cpu in cpus:
-                    socket = self._cpu_sockets.get(cpu, 0)
-                    sockets[socket] = sockets.get(socket, 0) + 1
-            memory = memory or cgroup.memory_of(self._root, self._layout, job.group)
-        gpus = self._devices(run.alloc_gpus) if run.alloc_gpus else frozenset()
-        job.holding = Holding(cores, memory, sockets, gpus)
-        self.pending.alloc[job.key] = (cores, len(run.alloc_gpus))
-
-    def notice(self, at_ns: int, wall_ns: int, changed: bool) -> bool:
-        """Look for jobs that came or went, where something `changed` or a rescan is due; True if one did."""
-        if not changed and at_ns < self._rescan_ns:
-            return False
+    def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
+        """Look for jobs that came or went, where something `changed` or a rescan is due."""
         self._sync()
-        before = (len(self._jobs), self.jobs_ended, len(self._opened), self._stale)
-        for file in self._files.new():
-            self._take_file(file, at_ns, wall_ns)
-        self.watch.add(self._files.directory)
-        self._find_scope()
-        if self._layout is not None:
-            self._take_groups(at_ns, wall_ns)
-        self._rescan_ns = at_ns + (RESCAN_NS if self._layout is not None else RESCAN_NS // 5)
-        self._forget(at_ns)
-        return (len(self._jobs), self.jobs_ended, len(self._opened), self._stale) != before
+        self.roster.notice(at_ns, wall_ns, changed)
 
-    def _find_scope(self) -> None:
-        if self._layout is not None and self._scope is not None:
-            if self._root.exists(f"{self._layout.scope}/{self._layout.usage}"):
-                return
-            self._scope.close()  # Slurm removed it: a new one of the same name is another counter
-        self._layout = cgroup.find_layout(self._root, self._node_name)
-        self._scope = None
-        self._stale = True
-        if self._layout is None:
-            return
-        self._scope = cgroup.open_or_none(self._root, f"{self._layout.scope}/{self._layout.usage}")
-        self._busy = cgroup.open_or_none(self._root, self._layout.busy)
-        if self._scope is None:
-            self._layout = None
-            return
-        self._scope_inode = self._scope.inode()
-
-    def _take_groups(self, at_ns: int, wall_ns: int) -> None:
-        layout = self._layout
-        assert layout is not None
-        # Watched before it is listed: a group made in between is seen by one or the other.
-        self.watch.add(self._root.path(layout.scope))
-        for directory in cgroup.user_directories(self._root, layout):
-            self.watch.add(self._root.path(f"{layout.scope}/{directory}"))
-        groups = cgroup.job_directories(self._root, layout)
-        here = {job.group.path: job for job in self._jobs.values() if job.group is not None and job.file is not None}
-        for group in groups:
-            known = here.get(group.path)
-            file = cgroup.open_or_none(self._root, f"{layout.scope}/{group.path}/{layout.usage}")
-            if file is None:
-                continue
-            inode = file.inode()
-            if known is not None and known.inode == inode:
-                file.close()
-                continue
-            self._take_group(group, file, inode, at_ns, wall_ns)
-
-    def _take_group(self, group: cgroup.JobGroup, file: SysFile, inode: int, at_ns: int, wall_ns: int) -> None:
-        job_id = group.job_id if group.job_id is not None else self._name_sluid(group)
-        if job_id is None:
-            file.close()  # not named yet: its prolog or its slurmstepd will tell at the next look
-            return
-        job = next((j for j in self._jobs.values() if j.inode == inode and j.file is None), None)
-        if job is None:
-            # Without an extern step Slurm removes the group between two steps and makes a new one for the same run.
-            open_runs = [j for j in self._jobs.values() if j.run.job_id == job_id and j.end_ns is None]
-            job = max(open_runs, key=lambda j: j.run.restart, default=None)
-        if job is None:
-            restart = max((r for j, r in self._started if j == job_id), default=0)
-            run = Run(self._run_name(restart, inode, group.sluid), job_id, group.uid, restart=restart)
-            job = _Job(msgspec.structs.replace(run, start_wall_ns=wall_ns), at_ns, at_ns)
-        if job.inode != inode:
-            if job.file is not None:
-                job.file.close()
-                self._replaced.add(job.key)
-            job.inode, job.count = inode, 0
-            if self.mark is None:
-                # The first tick of all: what this group used before was nobody's business here.
-                job.count = -1
-        job.file, job.group, job.gone_ns = file, group, None
-        if job.run.uid is None and group.uid is not None:
-            job.run = msgspec.structs.replace(job.run, uid=group.uid)
-        self._adopt(job)
-
-    def _name_sluid(self, group: cgroup.JobGroup) -> int | None:
-        for job in self._jobs.values():
-            if job.run.sluid == group.sluid:
-                return job.run.job_id
-        assert self._layout is not None
-        return cgroup.job_of_sluid(self._root, self._layout, group)
-
-    def _run_name(self, restart: int, inode: int, sluid: str | None) -> str:
-        """`RESTART.SLUID`, or `RESTART.BOOT.INODE`: the part before the first dot is the same on every node."""
-        return f"{restart}.{sluid}" if sluid else f"{restart}.{self.boot_id[:8]}.{inode:x}"
-
-    def _take_file(self, file: JobFile, at_ns: int, wall_ns: int) -> None:
-        when_ns = min(at_ns, at_ns - (wall_ns - file.at_wall_ns))
-        known = facts(file, self._node_name)
-        job = self._started.get((file.job_id, file.restart))
-        if file.kind == "prolog":
-            if job is None or job.end_ns is not None:
-                job = self._first_sight(file, known)
-                if job is None:
-                    name = known.sluid or f"{self.boot_id[:8]}.p{file.at_wall_ns // NS_PER_US:x}"
-                    run = msgspec.structs.replace(known, run=f"{file.restart}.{name}", start_wall_ns=file.at_wall_ns)
-                    job = _Job(run, when_ns, at_ns)
-                    self._adopt(job)
-                    return
-            job.run = msgspec.structs.replace(
-                known,
-                run=job.run.run,
-                start_wall_ns=file.at_wall_ns,
-                uid=known.uid if known.uid is not None else job.run.uid,
-            )
-            job.start_ns = max(job.start_ns, when_ns) if job.start_ns else when_ns
-            self._adopt(job)
-        elif job is not None and job.end_ns is None:
-            job.end_ns = when_ns
-            job.run = msgspec.structs.replace(job.run, end_wall_ns=file.at_wall_ns)
-            self.pending.runs[job.key] = job.run
-            self._stale = True
-        elif job is None:
-            # An epilog alone: the daemon came after the prolog's file was lost. Nothing to charge, nothing to keep.
-            self._files.remove(file.job_id, file.restart)
-
-    def _first_sight(self, file: JobFile, known: Run) -> _Job | None:
-        """A run whose group was seen before its prolog's file."""
-        wanted = (file.job_id, file.restart)
-        for job in self._jobs.values():
-            unnamed = job.run.user is None and job.end_ns is None and job.inode
-            if unnamed and (job.run.job_id, job.run.restart) == wanted:
-                return job
-        return None
-
-    def _forget(self, at_ns: int) -> None:
-        """End what will never be told to have ended: a group that went without an epilog, a prolog that led nowhere."""
-        for job in self._jobs.values():
-            if job.end_ns is None and job.gone_ns is not None and at_ns - job.gone_ns > FORGOTTEN_NS:
-                job.end_ns = job.gone_ns
-                self._stale = True
-            elif job.end_ns is None and job.inode == 0 and at_ns - job.known_ns > NEVER_SEEN_NS:
-                job.end_ns = at_ns
-                self._stale = True
+    def glance(self, at_ns: int) -> None:
+        """Read CPU time between two ticks, after `notice` saw a job start or end."""
+        if self.mark is not None and at_ns > self.mark.at_ns:
+            self._sync()
+            self.roster.look(at_ns, self.mark.at_ns, self.roster.scope_count())
 
     # ---- a tick -------------------------------------------------------------------------------------------------
 
@@ -412,42 +206,50 @@ class Sampler:
         Args:
             at_ns: boot-time clock (durations); wall_ns: wall clock (labels). Both of this moment.
         """
-        self.ticks += 1
         energy = self._read_meters(at_ns)
         if energy is None:
-            self.put_off += 1
             return
-        if self._stale:
-            self._sort_jobs()
-        counts = self._read_fast()
-        scope, busy = self._count(self._scope), self._count(self._busy)
-        mark = self.mark
-        if mark is not None and at_ns == mark.at_ns:
-            return
+        roster, mark = self.roster, self.mark
+        if roster.changed:
+            roster.sort()
+        counts = roster.counts()
+        now = _Now(at_ns, wall_ns, energy, roster.scope_count(), roster.busy_count())
         if mark is None or at_ns < mark.at_ns:  # earlier: a boot that did not say so by its id
-            self._close_division()
-            self._begin(at_ns, wall_ns, energy, counts, scope, busy)
-            return
-        deltas = self._differences(energy, at_ns)
-        first_edge_ns = at_ns - (wall_ns - (wall_ns // _BUCKET_NS) * _BUCKET_NS)
-        if (
-            counts is not None
-            and self._division is not None
-            and not self._stale
-            and not self._glanced
-            and first_edge_ns <= mark.at_ns
-            and self._bucket == wall_ns // _BUCKET_NS
-        ):
-            cpu = list(map(sub, counts, self._last_counts))
-            cpu.extend(self._no_group)
-            cpu.append(self._system(busy, sum(cpu)))
-            if min(cpu) >= 0:
-                self._learn(at_ns - mark.at_ns, deltas, sum(cpu))
-                self._division.add(at_ns - mark.at_ns, deltas, cpu)
-                self._last_counts, self._synced = counts, False
-                self._set_mark(at_ns, wall_ns, energy, scope, busy)
-                return
-        self._cut(at_ns, wall_ns, energy, deltas, scope, busy)
+            self._begin(now)
+        elif at_ns > mark.at_ns:
+            deltas = self._differences(energy, at_ns)
+            if counts is None or not self._go_on(now, deltas, counts):
+                self._cut(now, deltas)
+
+    def _go_on(self, now: _Now, deltas: Sequence[int | None], counts: list[int]) -> bool:
+        """The ordinary tick: the same jobs in the same minute. False where that is not so and nothing was done."""
+        mark, division, roster = self.mark, self._division, self.roster
+        assert mark is not None
+        minute_ns = now.at_ns - now.wall_ns % _BUCKET_NS
+        same = self._bucket == now.wall_ns // _BUCKET_NS and minute_ns <= mark.at_ns
+        if division is None or roster.changed or roster.looked or not same:
+            return False
+        cpu = list(map(sub, counts, self._last_counts))
+        cpu.extend(self._no_group)
+        if cpu and min(cpu) < 0:
+            return False
+        cpu.append(self._system(now.busy, sum(cpu)))
+        dt_ns = now.at_ns - mark.at_ns
+        self._learn(dt_ns, deltas, sum(cpu))
+        division.add(dt_ns, deltas, cpu)
+        self._last_counts, self._synced = counts, False
+        self._set_mark(now)
+        return True
+
+    def _begin(self, now: _Now) -> None:
+        """The first tick: nothing to subtract from yet."""
+        self._close_division()
+        self.mark = Mark(self.boot_id, now.at_ns)
+        self.roster.look(now.at_ns, now.at_ns, now.scope)
+        self.roster.take_used()
+        self.roster.first = False
+        self._set_mark(now)
+        self._open_division(now.wall_ns)
 
     def _read_meters(self, at_ns: int) -> list[int | None] | None:
         """Every channel's counter; None when the tick is put off because a sensor has just failed."""
@@ -487,62 +289,6 @@ class Sampler:
                     self._log(f"gap closed: {key} can be read again after {(at_ns - since) / NS_PER_S:.0f} s")
         return None if put_off else energy
 
-    def _read_fast(self) -> list[int] | None:
-        """CPU time of every job's group, or None if one of them cannot be read."""
-        try:
-            if self._layout is None or self._layout.version == 1:
-                return list(map(int, map(os.pread, self._fds, repeat(_COUNT_SIZE), repeat(0))))
-            return [int(os.pread(fd, _COUNT_SIZE, 0).split(None, 2)[1]) for fd in self._fds]
-        except (OSError, ValueError, IndexError):
-            return None
-
-    def _count(self, file: SysFile | None) -> int | None:
-        if file is None or self._layout is None:
-            return None
-        try:
-            return cgroup.read_usage(file, self._layout.version)
-        except MeterError:
-            return None
-
-    def _begin(
-        self,
-        at_ns: int,
-        wall_ns: int,
-        energy: list[int | None],
-        counts: list[int] | None,
-        scope: int | None,
-        busy: int | None,
-    ) -> None:
-        """The first tick: nothing to subtract from yet."""
-        self._read_each(at_ns)
-        for job in self._opened:
-            job.count = max(job.count, 0)
-        self.mark = Mark(self.boot_id, at_ns)
-        self._set_mark(at_ns, wall_ns, energy, scope, busy)
-        self._stale = True
-        self._open_division(at_ns, wall_ns)
-
-    def _read_each(self, at_ns: int) -> dict[RunKey, int]:
-        """CPU time of each job since its last count, one by one; a group that is gone is closed and left out."""
-        used: dict[RunKey, int] = {}
-        for job in self._opened:
-            assert job.file is not None
-            try:
-                count = cgroup.read_usage(job.file, self._layout.version if self._layout else 1)
-            except MeterError:
-                job.file.close()
-                job.file = None
-                job.gone_ns = at_ns
-                self._stale = True
-                continue
-            used[job.key] = max(0, count - job.count) if job.count >= 0 else 0
-            job.count = count
-        return used
-
-    def _sort_jobs(self) -> None:
-        self._opened = [job for job in self._jobs.values() if job.file is not None]
-        self._fds = [job.file.fd for job in self._opened if job.file is not None]
-
     def _differences(self, energy: Sequence[int | None], at_ns: int) -> list[int | None]:
         assert self.mark is not None
         counters = self.mark.counters
@@ -562,108 +308,56 @@ class Sampler:
         return deltas
 
     def _system(self, busy: int | None, jobs: int) -> int:
-        """CPU time that no job used. Counters are read one after the other, so it can come out a little negative:
-        what is missing is carried, and the sum over time is right."""
+        """CPU time that no job used.
+
+        Counters are read one after the other, so it can come out a little negative: what is missing is carried, and
+        the sum over time is right.
+        """
         mark = self.mark
         assert mark is not None
         if busy is None or mark.busy is None:
             return 0
-        rest = busy - mark.busy - jobs + mark.carry
-        if rest < 0:
-            mark.carry = rest
-            return 0
-        mark.carry = 0
-        return rest
+        rest = busy - mark.busy - jobs + mark.busy_carry
+        mark.busy_carry = min(rest, 0)
+        return max(rest, 0)
 
-    def _set_mark(
-        self, at_ns: int, wall_ns: int, energy: Sequence[int | None], scope: int | None, busy: int | None
-    ) -> None:
+    def _set_mark(self, now: _Now) -> None:
         mark = self.mark
         assert mark is not None
-        mark.at_ns, mark.wall_ns, mark.busy = at_ns, wall_ns, busy
-        mark.scope = self._scope_count = (self._scope_inode, scope) if scope is not None else None
+        mark.at_ns, mark.wall_ns, mark.busy, mark.scope = now.at_ns, now.wall_ns, now.busy, now.scope
+        self.roster.ticked(now.scope)
         counters = mark.counters
-        for key, value in zip(self._keys, energy, strict=True):
+        for key, value in zip(self._keys, now.energy, strict=True):
             if value is not None:
-                counters[key] = (value, at_ns)
+                counters[key] = (value, now.at_ns)
 
     # ---- when the set of jobs or the minute changes ---------------------------------------------------------------
 
-    def _cut(
-        self,
-        at_ns: int,
-        wall_ns: int,
-        energy: Sequence[int | None],
-        deltas: Sequence[int | None],
-        scope: int | None,
-        busy: int | None,
-    ) -> None:
+    def _cut(self, now: _Now, deltas: Sequence[int | None]) -> None:
         """Divide an interval in which something changed, cut at every minute, and begin anew."""
-        mark = self.mark
+        mark, roster = self.mark, self.roster
         assert mark is not None
         self._close_division()
-        start_ns = mark.at_ns
-        jobs = list(self._jobs.values())
-        self._look_at_usage(at_ns, scope)
-        used, self._glanced = self._glanced, {}
+        self._sync()
+        start_ns, at_ns = mark.at_ns, now.at_ns
+        roster.look(at_ns, start_ns, now.scope)
+        used = roster.take_used()
+        jobs = roster.jobs
         cpu = [used.get(job.key, 0) for job in jobs]
-        cpu.append(self._system(busy, sum(cpu)))
-        spans = [(max(start_ns, job.start_ns), min(at_ns, at_ns if job.end_ns is None else job.end_ns)) for job in jobs]
+        cpu.append(self._system(now.busy, sum(cpu)))
+        spans = [job.span(start_ns, at_ns) for job in jobs]
         # A job that used CPU time was there, whatever its files' clock says.
         spans = [(s, e) if e > s or not c else (start_ns, at_ns) for (s, e), c in zip(spans, cpu, strict=False)]
         self._learn(at_ns - start_ns, deltas, sum(cpu))
-        for left, right, bucket in _pieces(start_ns, at_ns, wall_ns):
+        for left, right, bucket in _pieces(start_ns, at_ns, now.wall_ns):
             self._divide_piece(jobs, spans, left, right, bucket, (start_ns, at_ns), deltas, cpu)
-        self._set_mark(at_ns, wall_ns, energy, scope, busy)
-        self._retire(at_ns)
-        self._open_division(at_ns, wall_ns)
-
-    def glance(self, at_ns: int) -> None:
-        """Read CPU time between two ticks, after `notice` saw a job start or end."""
-        if self.mark is not None and at_ns > max(self._glance_ns, self.mark.at_ns):
-            self._look_at_usage(at_ns, self._count(self._scope))
-
-    def _look_at_usage(self, at_ns: int, scope: int | None) -> None:
-        """Add the CPU time since the last look to `_glanced`, that of groups that are gone included."""
-        assert self.mark is not None
-        self._sync()
-        if self._stale:
-            self._sort_jobs()
-        used = self._read_each(at_ns)
-        self._charge_vanished(used, max(self._glance_ns, self.mark.at_ns), at_ns, scope)
-        for key, count in used.items():
-            self._glanced[key] = self._glanced.get(key, 0) + count
-        self._glance_ns = at_ns
-        self._stale = True
-
-    def _charge_vanished(self, used: dict[RunKey, int], start_ns: int, at_ns: int, scope: int | None) -> None:
-        """CPU time of groups that are gone: what the scope counted more than its living groups did."""
-        if scope is None:
-            return
-        jobs = self._jobs.values()
-        last = self._scope_count
-        before = last[1] if last is not None and last[0] == self._scope_inode else 0
-        self._scope_count = (self._scope_inode, scope)
-        rest = scope - before - sum(used.values())
-        gone = [job for job in jobs if job.gone_ns == at_ns]
-        gone += [job for job in jobs if job.inode and job.file is None and job.gone_ns is None]  # while no daemon ran
-        for job in gone:
-            job.gone_ns = at_ns if job.gone_ns is None else job.gone_ns
-        gone += [job for job in jobs if job.key in self._replaced]
-        self._replaced.clear()
-        gone += [job for job in jobs if job.inode == 0 and job.end_ns is not None and job.end_ns >= start_ns]
-        gone = gone or [job for job in jobs if job.inode == 0 and job.end_ns is None]
-        if rest <= 0 or not gone:
-            return
-        weights = {}
-        for job in gone:
-            there = (at_ns if job.end_ns is None else min(job.end_ns, at_ns)) - max(job.start_ns, start_ns)
-            weights[job.key] = max(1, there) * (job.holding.cores or 1)
-        used.update({key: used.get(key, 0) + part for key, part in apportion(rest, weights).items()})
+        self._set_mark(now)
+        roster.retire(at_ns)
+        self._open_division(now.wall_ns)
 
     def _divide_piece(
         self,
-        jobs: Sequence[_Job],
+        jobs: Sequence[Job],
         spans: Sequence[tuple[int, int]],
         left: int,
         right: int,
@@ -673,28 +367,18 @@ class Sampler:
         cpu: Sequence[int],
     ) -> None:
         """One piece of an interval: energy by time, each job's CPU time by the time it was there."""
-        begin, end = whole
-        part = [
-            None
-            if delta is None
-            else delta * (right - begin) // (end - begin) - delta * (left - begin) // (end - begin)
-            for delta in deltas
-        ]
+        part = [None if delta is None else _between(delta, whole, left, right) for delta in deltas]
         present = [max(0, min(right, last) - max(left, first)) for first, last in spans]
-        share = []
-        for used, (first, last) in zip(cpu, [*spans, whole], strict=True):
-            length = max(last - first, 1)
-            low, high = min(max(left, first), last) - first, min(max(right, first), last) - first
-            share.append(used * high // length - used * low // length)
+        share = [_between(used, span, left, right) for used, span in zip(cpu, [*spans, whole], strict=True)]
         here = [index for index, there in enumerate(present) if there > 0 or share[index]]
         division = self._new_division([jobs[index] for index in here])
         division.add(right - left, part, [*(share[i] for i in here), share[-1]], [present[i] for i in here])
         self._collect(division, [jobs[index].key for index in here], bucket)
 
-    def _new_division(self, jobs: Sequence[_Job]) -> Division:
+    def _new_division(self, jobs: Sequence[Job]) -> Division:
         idle = [self._idle_uw.get(key, 0) for key in self._keys]
-        unit = self._layout.unit_ns if self._layout is not None else 1
-        return Division(self.node, self._channels, idle, [job.holding for job in jobs], unit, self._owed_uj)
+        holdings = [job.holding for job in jobs]
+        return Division(self.node, self._channels, idle, holdings, self.roster.unit_ns, self._owed_uj)
 
     def _sync(self) -> None:
         """Bring the counts of ordinary ticks, kept in a list for speed, home to their jobs."""
@@ -703,15 +387,16 @@ class Sampler:
                 job.count = count
             self._synced = True
 
-    def _open_division(self, at_ns: int, wall_ns: int) -> None:
-        self._sort_jobs()
-        without = [job for job in self._jobs.values() if job.file is None]
-        self._division_jobs = [*self._opened, *without]
-        self._last_counts = [job.count for job in self._opened]
+    def _open_division(self, wall_ns: int) -> None:
+        roster = self.roster
+        roster.sort()
+        without = [job for job in roster.jobs if job.file is None]
+        self._division_jobs = [*roster.opened, *without]
+        self._last_counts = [job.count for job in roster.opened]
         self._no_group = [0] * len(without)
         self._division = self._new_division(self._division_jobs)
         self._bucket = wall_ns // _BUCKET_NS
-        self._stale = False
+        roster.changed = False
 
     def _close_division(self) -> None:
         if self._division is not None and self._division.length_ns:
@@ -736,27 +421,14 @@ class Sampler:
                 before, covered = self.pending.meters.get((minute, key), (0, 0))
                 self.pending.meters[minute, key] = (before + energy, covered + division.length_ns // NS_PER_US)
 
-    def _retire(self, at_ns: int) -> None:
-        """Let go of runs that have ended and whose group is gone."""
-        for key, job in list(self._jobs.items()):
-            if job.end_ns is None or (job.file is not None and at_ns - job.end_ns < FORGOTTEN_NS):
-                continue
-            if job.file is not None:
-                job.file.close()
-            del self._jobs[key]
-            if self._started.get((job.run.job_id, job.run.restart)) is job:
-                del self._started[job.run.job_id, job.run.restart]
-            self.ended.append(job)
-            self.jobs_ended += 1
-
     def _learn(self, dt_ns: int, deltas: Sequence[int | None], busy: int) -> None:
         """Learn the static power of each channel: the lowest mean of five idle seconds in a row.
 
         Until the first five seconds are over, the lowest of single idle ticks stands in.
         """
-        unit = self._layout.unit_ns if self._layout is not None else 1
-        idle = busy * unit * 100 <= _IDLE_PERCENT * self.node.cpus * dt_ns and self._busy is not None
-        if not idle or None in deltas:
+        mark = self.mark
+        idle = busy * self.roster.unit_ns * 100 <= _IDLE_PERCENT * self.node.cpus * dt_ns
+        if not idle or None in deltas or mark is None or mark.busy is None:
             self._window = None
             return
         length, energy = self._window or (0, [0] * len(deltas))
@@ -783,25 +455,25 @@ class Sampler:
 
     def settle(self) -> Mark | None:
         """Close the running division into `pending`; the mark that everything pending ends at."""
-        mark = self.mark
+        mark, roster = self.mark, self.roster
         if mark is None:
             return None
         self._close_division()
         self._sync()
+        for job in roster.take_news():
+            self.pending.runs[job.key] = job.run
+            self.pending.alloc[job.key] = (job.holding.cores, len(job.run.alloc_gpus))
         mark.idle_uw = self.idle_uw
-        # What a glance has read since the last tick is not divided yet: the mark stands before it, as its energy does.
-        mark.groups = {
-            f"{job.run.job_id}/{job.run.run}": (job.inode, max(0, job.count - self._glanced.get(job.key, 0)))
-            for job in self._jobs.values()
-        }
-        self._open_division(mark.at_ns, mark.wall_ns)
+        mark.groups = roster.groups()
+        changed = roster.changed
+        self._open_division(mark.wall_ns)
+        roster.changed = changed
         return mark
 
-    def committed(self) -> list[Run]:
-        """The store has `pending`: start afresh. Returns the runs that have ended and may be forgotten."""
+    def committed(self) -> None:
+        """The store has `pending`: start afresh, and let the hooks' files of ended runs go."""
         self.pending = Pending()
-        ended, self.ended = [job.run for job in self.ended], []
-        return ended
+        self.roster.clear_ended()
 
     def refresh(self) -> None:
         """Let the meters look for hardware that came or went."""
@@ -809,17 +481,21 @@ class Sampler:
         if changed:
             self._close_division()
             self._take_channels()
-            self._stale = True
             self._log(f"meters changed ({', '.join(changed)}): {', '.join(self._keys) or 'none left'}")
 
     def close(self) -> None:
         """Give all descriptors back."""
-        for job in self._jobs.values():
-            if job.file is not None:
-                job.file.close()
+        self.roster.close()
         for meter in self._meters:
             meter.close()
-        self.watch.close()
+
+
+def _between(amount: int, whole: tuple[int, int], left: int, right: int) -> int:
+    """The part of an amount, spread evenly over `whole`, that falls between two moments. Neighbours add up exactly."""
+    first, last = whole
+    length = max(last - first, 1)
+    low, high = min(max(left, first), last) - first, min(max(right, first), last) - first
+    return amount * high // length - amount * low // length
 
 
 def _pieces(start_ns: int, end_ns: int, wall_ns: int) -> list[tuple[int, int, int]]:
@@ -837,20 +513,6 @@ def _pieces(start_ns: int, end_ns: int, wall_ns: int) -> list[tuple[int, int, in
         pieces.append((left, right, (left + offset) // _BUCKET_NS))
         left = right
     return pieces
-
-
-def _sockets(root: SysRoot) -> dict[int, int]:
-    """CPU -> package, from sysfs; empty where the topology is not shown."""
-    sockets: dict[int, int] = {}
-    try:
-        cpus = parse_cpu_list(root.word("sys/devices/system/cpu/online"))
-    except ValueError:
-        return {}
-    for cpu in cpus:
-        text = root.word(f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id")
-        if text.isascii() and text.isdigit():
-            sockets[cpu] = int(text)
-    return sockets
 
 
 def _memory(root: SysRoot) -> int:

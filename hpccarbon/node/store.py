@@ -14,7 +14,8 @@ from typing import NamedTuple
 import msgspec
 
 from hpccarbon.errors import StoreError
-from hpccarbon.node.sampler import SYSTEM, Mark, Pending, RunKey
+from hpccarbon.node.sampler import SYSTEM, Mark, Pending
+from hpccarbon.node.usage.roster import RunKey
 from hpccarbon.records import Channel, Run
 from hpccarbon.units import HOUR_S
 

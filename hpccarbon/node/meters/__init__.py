@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from operator import itemgetter
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -60,10 +60,47 @@ class Meter(Protocol):
         ...
 
 
+class Slice(NamedTuple):
+    """A MIG instance: no sensor of its own, a share of its GPU by compute slices."""
+
+    uuid: str
+    gpu_instance: int
+    compute_instance: int
+    size: int
+
+
+class Gpu(NamedTuple):
+    """A GPU of the node: `uuid` is the `device` of its channel, `minor` the N of /dev/nvidiaN."""
+
+    uuid: str
+    minor: int | None
+    pci: str
+    name: str
+    slices: tuple[Slice, ...] = ()
+
+
+@runtime_checkable
+class GpuMeter(Protocol):
+    """A meter that also knows its GPUs and who uses them."""
+
+    def devices(self) -> Sequence[Gpu]:
+        """The GPUs as the last refresh found them."""
+        ...
+
+    def watch_processes(self, uuids: Collection[str]) -> None:
+        """Which GPUs jobs share, so that `read` also counts what their processes use."""
+        ...
+
+    def processes(self, uuid: str) -> Mapping[int, int]:
+        """pid -> what it used of a GPU between the last two reads, in parts of no fixed whole."""
+        ...
+
+
 Discover = Callable[[SysRoot, Config], Meter]
 
 TABLE: dict[str, str] = {
     "rapl": "hpccarbon.node.meters.rapl",
+    "nvml": "hpccarbon.node.meters.nvml",
     "model": "hpccarbon.node.meters.model",
 }
 """Name in `meters.enabled` -> module with `discover(root, config)`. A new meter is a new file and one line here.
@@ -87,6 +124,43 @@ def discover(root: SysRoot, config: Config) -> list[Meter]:
             meter: Meter = import_module(module).discover(root, config)
             chosen.append(_Chosen(meter, tuple(chosen)))
     return list(chosen)
+
+
+def gpu_meters(meters: Iterable[Meter]) -> list[GpuMeter]:
+    """The meters that know GPUs, from what `discover` returned."""
+    inner = [meter.meter if isinstance(meter, _Chosen) else meter for meter in meters]
+    return [meter for meter in inner if isinstance(meter, GpuMeter)]
+
+
+class GpuUnit(NamedTuple):
+    """What Slurm hands out as one GPU: a whole one, or a MIG instance with its size of so many slices."""
+
+    device: str
+    size: int
+    of: int
+
+
+def gpu_units(gpus: Sequence[Gpu], names: Iterable[str]) -> dict[str, GpuUnit]:
+    """Which GPU each of a job's names stands for; names that nothing stands for are left out.
+
+    `names` are what hooks and gres.conf know: Slurm's index (SLURM_JOB_GPUS), which counts the GPUs by minor number,
+    or with MIG the instances in their order; a UUID, whole or as `MIG-...`; a PCI address; `/dev/nvidiaN`.
+    `CUDA_VISIBLE_DEVICES` is not among them: inside a job it counts anew.
+    """
+    known: dict[str, GpuUnit] = {}
+    place = 0
+    for gpu in sorted(gpus, key=lambda gpu: (gpu.minor is None, gpu.minor, gpu.pci)):
+        whole = GpuUnit(gpu.uuid, 1, 1)
+        known[gpu.uuid.lower()] = known[gpu.pci] = known[gpu.pci[-12:]] = whole
+        if gpu.minor is not None:
+            known[f"/dev/nvidia{gpu.minor}"] = whole
+        total = sum(piece.size for piece in gpu.slices)
+        units = [GpuUnit(gpu.uuid, piece.size, total) for piece in gpu.slices]
+        known.update({piece.uuid.lower(): unit for piece, unit in zip(gpu.slices, units, strict=True)})
+        for unit in units or [whole]:
+            known[str(place)] = unit
+            place += 1
+    return {name: known[name.lower()] for name in names if name.lower() in known}
 
 
 class _Chosen:
@@ -114,11 +188,7 @@ class _Chosen:
     @property
     def findings(self) -> Sequence[Finding]:
         """The meter's findings; those of channels that are not charged say who measures instead."""
-        rivals = {
-            channel.zone: rival
-            for channel in self.meter.channels
-            if (rival := self._rival(channel.component)) is not None
-        }
+        rivals = {channel.zone: rival for channel in self.meter.channels if (rival := self._rival(channel)) is not None}
         return [
             msgspec.structs.replace(
                 finding, state="standby", detail=f"{finding.detail}; {rivals[finding.zone]} measures"
@@ -146,7 +216,7 @@ class _Chosen:
 
     def _choose(self) -> None:
         channels = self.meter.channels
-        places = [i for i, channel in enumerate(channels) if self._rival(channel.component) is None]
+        places = [i for i, channel in enumerate(channels) if self._rival(channel) is None]
         self._all = len(places) == len(channels)
         if len(places) > 1:
             pick = itemgetter(*places)
@@ -155,13 +225,13 @@ class _Chosen:
             self._take = lambda rows: [rows[place] for place in places]
         self._channels = tuple(self._noted(channels[place]) for place in places)
 
-    def _rival(self, component: Component) -> str | None:
-        """The earlier meter that measures a component."""
+    def _rival(self, channel: Channel) -> str | None:
+        """The earlier meter that measures the same hardware as a channel."""
         return next(
             (
                 other.name
                 for other in self._earlier
-                if any(channel.component == component and not channel.modelled for channel in other.channels)
+                if any(not one.modelled and _same_hardware(one, channel) for one in other.channels)
             ),
             None,
         )
@@ -184,3 +254,13 @@ class _Chosen:
             if finding.state in ("denied", "failing") and finding.component == component
         )
         return next(unread, "")
+
+
+def _same_hardware(one: Channel, two: Channel) -> bool:
+    """Whether two channels of different meters count the same: of GPUs, those of two vendors are different ones."""
+    if one.component != two.component:
+        return False
+    if one.component != "gpu" or one.device is None or two.device is None:
+        return True
+    vendors = {one.device.split("-", 1)[0], two.device.split("-", 1)[0]}
+    return len(vendors) == 1

@@ -1,0 +1,447 @@
+"""The jobs on this node: who is there, what they hold, how much CPU time they used. Knows no energy.
+
+A job is on the roster from its prolog (or the first sight of its cgroup) to its epilog (or the end of its cgroup).
+CPU time is read from descriptors that stay open. Slurm removes a job's cgroup before its epilog, so there is no last
+reading; but the scope, the directory above, keeps the time of removed children: what it counted more than the living
+groups did is what the vanished ones used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+
+import msgspec
+
+from hpccarbon.errors import MeterError
+from hpccarbon.node.attribution import Holding
+from hpccarbon.node.sysroot import SysFile, SysRoot, parse_cpu_list
+from hpccarbon.node.usage import cgroup
+from hpccarbon.node.usage.jobs import JobFile, JobFiles, facts
+from hpccarbon.node.usage.watch import Watch
+from hpccarbon.records import Run
+from hpccarbon.units import NS_PER_S, NS_PER_US, apportion
+
+RunKey = tuple[int, str]
+"""(job id, run): one run of one job on this node."""
+RESCAN_NS = 10 * NS_PER_S
+FORGOTTEN_NS = 300 * NS_PER_S
+"""A job whose group is gone and whose epilog never came has ended when its group went."""
+NEVER_SEEN_NS = 24 * 3600 * NS_PER_S
+_COUNT_SIZE = 64
+
+
+class Job:
+    """A run that is on the node. Times are boot-time clock, ns; `count` is the group's CPU time at the last look."""
+
+    __slots__ = ("count", "end_ns", "file", "gone_ns", "group", "holding", "inode", "known_ns", "run", "start_ns")
+
+    def __init__(self, run: Run, start_ns: int, known_ns: int) -> None:
+        self.run = run
+        self.start_ns = start_ns
+        self.known_ns = known_ns
+        self.end_ns: int | None = None
+        self.gone_ns: int | None = None
+        self.file: SysFile | None = None
+        self.group: cgroup.JobGroup | None = None
+        self.inode = 0
+        self.count = 0
+        self.holding = Holding(run.alloc_cores, run.alloc_mem_bytes)
+
+    @property
+    def key(self) -> RunKey:
+        """The run's identity on this node."""
+        return (self.run.job_id, self.run.run)
+
+    @property
+    def unmetered(self) -> bool:
+        """Whether no group of it was ever seen."""
+        return self.inode == 0
+
+    def span(self, start_ns: int, end_ns: int) -> tuple[int, int]:
+        """When it was there within an interval: (from, to); empty where `to` is not after `from`."""
+        return max(start_ns, self.start_ns), end_ns if self.end_ns is None else min(end_ns, self.end_ns)
+
+
+class Roster:
+    """Who is on the node, from the hooks' files and Slurm's cgroups.
+
+    Args:
+        root: where kernel files are; node: the node's name as Slurm knows it; cpus: how many Slurm hands out.
+        files: what the hooks left; boot_id: this boot.
+        devices: Slurm's GPU indices -> channel devices (UUIDs).
+    """
+
+    def __init__(
+        self,
+        root: SysRoot,
+        node: str,
+        cpus: int,
+        files: JobFiles,
+        boot_id: str,
+        devices: Callable[[Sequence[str]], frozenset[str]] = lambda indices: frozenset(),
+    ) -> None:
+        self._root = root
+        self._node = node
+        self._cpus = cpus
+        self._files = files
+        self._boot = boot_id[:8]
+        self._devices = devices
+        self.sockets = cpu_sockets(root)
+        self.watch = Watch()
+        self._layout: cgroup.Layout | None = None
+        self._scope: SysFile | None = None
+        self._scope_inode = 0
+        self._scope_last: tuple[int, int] | None = None
+        self._busy: SysFile | None = None
+        self._jobs: dict[RunKey, Job] = {}
+        self._by_id: dict[tuple[int, int], Job] = {}
+        self._replaced: set[RunKey] = set()
+        self.opened: list[Job] = []
+        self._fds: list[int] = []
+        self._rescan_ns = 0
+        self._looked_ns = 0
+        self._used: dict[RunKey, int] = {}
+        self._ended: list[Job] = []
+        self._news: dict[RunKey, Job] = {}
+        self.first = True
+        self.changed = True
+        self.ends = 0
+
+    # ---- who is there -------------------------------------------------------------------------------------------
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Everyone on the roster."""
+        return list(self._jobs.values())
+
+    @property
+    def unit_ns(self) -> int:
+        """Length of one count of CPU time."""
+        return self._layout.unit_ns if self._layout is not None else 1
+
+    def resume(self, groups: Mapping[str, tuple[int, int]], scope: tuple[int, int] | None, runs: Mapping[RunKey, Run],
+               at_ns: int) -> None:  # fmt: skip
+        """Take up again whom the store remembers: `job_id/run` -> (inode, count)."""
+        self.first = False
+        self._scope_last = scope
+        for name, (inode, count) in groups.items():
+            job_id, _, run = name.partition("/")
+            key = (int(job_id), run)
+            job = Job(runs.get(key, Run(run, key[0])), 0, at_ns)
+            job.inode, job.count = inode, count
+            self._enter(job)
+
+    def groups(self) -> dict[str, tuple[int, int]]:
+        """`job_id/run` -> (inode, count) as of the last `take_used`: what `resume` takes.
+
+        What was looked at since then is not handed over yet, so it is left out here too.
+        """
+        return {
+            f"{job.run.job_id}/{job.run.run}": (job.inode, max(0, job.count - self._used.get(job.key, 0)))
+            for job in self._jobs.values()
+        }
+
+    def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
+        """Look for jobs that came or went, where something `changed` or a rescan is due."""
+        if not changed and at_ns < self._rescan_ns:
+            return
+        for file in self._files.new():
+            self._take_file(file, at_ns, wall_ns)
+        self.watch.add(self._files.directory)
+        self._find_scope()
+        if self._layout is not None:
+            self._take_groups(self._layout, at_ns, wall_ns)
+        self._rescan_ns = at_ns + (RESCAN_NS if self._layout is not None else RESCAN_NS // 5)
+        self._forget(at_ns)
+
+    def _enter(self, job: Job) -> None:
+        self._jobs[job.key] = job
+        self._by_id[job.run.job_id, job.run.restart] = job
+        self._hold(job)
+        self._news[job.key] = job
+        self.changed = True
+
+    def _hold(self, job: Job) -> None:
+        """Work out what a job holds, from the hooks first and from its groups where they are silent."""
+        run = job.run
+        cores, memory = run.alloc_cores, run.alloc_mem_bytes
+        sockets: dict[int, int] | None = None
+        if job.group is not None and self._layout is not None:
+            cpus = cgroup.cpus_of(self._root, self._layout, job.group)
+            if cpus and len(cpus) < self._cpus:
+                cores = cores or len(cpus)
+                sockets = {}
+                for cpu in cpus:
+                    socket = self.sockets.get(cpu, 0)
+                    sockets[socket] = sockets.get(socket, 0) + 1
+            memory = memory or cgroup.memory_of(self._root, self._layout, job.group)
+        gpus = self._devices(run.alloc_gpus) if run.alloc_gpus else frozenset()
+        job.holding = Holding(cores, memory, sockets, gpus)
+
+    # ---- what the hooks told ------------------------------------------------------------------------------------
+
+    def _take_file(self, file: JobFile, at_ns: int, wall_ns: int) -> None:
+        when_ns = min(at_ns, at_ns - (wall_ns - file.at_wall_ns))
+        job = self._by_id.get((file.job_id, file.restart))
+        if file.kind == "prolog":
+            self._begin(file, job, when_ns, at_ns)
+        elif job is None:
+            # An epilog alone: its prolog's file was lost before a daemon came. Nothing to charge, nothing to keep.
+            self._files.remove(file.job_id, file.restart)
+        elif job.end_ns is None:
+            job.end_ns = when_ns
+            job.run = msgspec.structs.replace(job.run, end_wall_ns=file.at_wall_ns)
+            self._news[job.key] = job
+            self.changed = True
+
+    def _begin(self, file: JobFile, job: Job | None, when_ns: int, at_ns: int) -> None:
+        """A prolog's file: a new run, or the facts of one whose group was seen first."""
+        known = facts(file, self._node)
+        if job is None or job.end_ns is not None:
+            name = known.sluid or f"{self._boot}.p{file.at_wall_ns // NS_PER_US:x}"
+            run = msgspec.structs.replace(known, run=f"{file.restart}.{name}", start_wall_ns=file.at_wall_ns)
+            self._enter(Job(run, when_ns, at_ns))
+            return
+        uid = known.uid if known.uid is not None else job.run.uid
+        job.run = msgspec.structs.replace(known, run=job.run.run, start_wall_ns=file.at_wall_ns, uid=uid)
+        job.start_ns = max(job.start_ns, when_ns)
+        self._enter(job)
+
+    def _forget(self, at_ns: int) -> None:
+        """End what will never be told to have ended: a group that went without an epilog, a prolog that led nowhere."""
+        for job in self._jobs.values():
+            if job.end_ns is not None:
+                continue
+            if job.gone_ns is not None and at_ns - job.gone_ns > FORGOTTEN_NS:
+                job.end_ns = job.gone_ns
+                self.changed = True
+            elif job.unmetered and at_ns - job.known_ns > NEVER_SEEN_NS:
+                job.end_ns = at_ns
+                self.changed = True
+
+    # ---- their groups -------------------------------------------------------------------------------------------
+
+    def _find_scope(self) -> None:
+        if self._layout is not None and self._scope is not None:
+            if self._root.exists(f"{self._layout.scope}/{self._layout.usage}"):
+                return
+            self._scope.close()  # Slurm removed it: a new one of the same name is another counter
+        self._layout = cgroup.find_layout(self._root, self._node)
+        self._scope = None
+        self.changed = True
+        if self._layout is None:
+            return
+        self._scope = cgroup.open_or_none(self._root, f"{self._layout.scope}/{self._layout.usage}")
+        self._busy = cgroup.open_or_none(self._root, self._layout.busy)
+        if self._scope is None:
+            self._layout = None
+            return
+        self._scope_inode = self._scope.inode()
+
+    def _take_groups(self, layout: cgroup.Layout, at_ns: int, wall_ns: int) -> None:
+        # Watched before it is listed: a group made in between is seen by one or the other.
+        self.watch.add(self._root.path(layout.scope))
+        for directory in cgroup.user_directories(self._root, layout):
+            self.watch.add(self._root.path(f"{layout.scope}/{directory}"))
+        known = {
+            job.group.path: job.inode for job in self._jobs.values() if job.group is not None and job.file is not None
+        }
+        for group in cgroup.job_directories(self._root, layout):
+            file = cgroup.open_or_none(self._root, f"{layout.scope}/{group.path}/{layout.usage}")
+            if file is None:
+                continue
+            inode = file.inode()
+            if known.get(group.path) == inode:
+                file.close()
+            else:
+                self._take_group(layout, group, file, inode, at_ns, wall_ns)
+
+    def _take_group(
+        self, layout: cgroup.Layout, group: cgroup.JobGroup, file: SysFile, inode: int, at_ns: int, wall_ns: int
+    ) -> None:
+        job_id = group.job_id if group.job_id is not None else self._name_sluid(layout, group)
+        if job_id is None:
+            file.close()  # not named yet: its prolog or its slurmstepd will tell at the next look
+            return
+        job = self._owner(job_id, inode)
+        if job is None:
+            restart = max((r for j, r in self._by_id if j == job_id), default=0)
+            # The part before the first dot is the same on every node of a run.
+            name = f"{restart}.{group.sluid}" if group.sluid else f"{restart}.{self._boot}.{inode:x}"
+            job = Job(Run(name, job_id, group.uid, restart=restart, start_wall_ns=wall_ns), at_ns, at_ns)
+        if job.inode != inode:
+            if job.file is not None:
+                job.file.close()
+                self._replaced.add(job.key)
+            # At the first tick of all, what a group used before was nobody's business here: -1 says so.
+            job.inode, job.count = inode, -1 if self.first else 0
+        job.file, job.group, job.gone_ns = file, group, None
+        if job.run.uid is None and group.uid is not None:
+            job.run = msgspec.structs.replace(job.run, uid=group.uid)
+        self._enter(job)
+
+    def _owner(self, job_id: int, inode: int) -> Job | None:
+        """The run a group belongs to: the one that had it before a restart, else the job's latest open run.
+
+        Without an extern step Slurm removes the group between two steps and makes a new one for the same run.
+        """
+        for job in self._jobs.values():
+            if job.inode == inode and job.file is None:
+                return job
+        mine = [job for job in self._jobs.values() if job.run.job_id == job_id and job.end_ns is None]
+        return max(mine, key=lambda job: job.run.restart, default=None)
+
+    def _name_sluid(self, layout: cgroup.Layout, group: cgroup.JobGroup) -> int | None:
+        for job in self._jobs.values():
+            if job.run.sluid == group.sluid:
+                return job.run.job_id
+        return cgroup.job_of_sluid(self._root, layout, group)
+
+    # ---- CPU time -----------------------------------------------------------------------------------------------
+
+    def sort(self) -> None:
+        """Lay out the descriptors that a tick reads."""
+        self.opened = [job for job in self._jobs.values() if job.file is not None]
+        self._fds = [job.file.fd for job in self.opened if job.file is not None]
+
+    def counts(self) -> list[int] | None:
+        """CPU time of every group in `opened`, as fast as can be; None if one cannot be read."""
+        try:
+            if self._layout is None or self._layout.version == 1:
+                return list(map(int, map(os.pread, self._fds, repeat(_COUNT_SIZE), repeat(0))))
+            return [int(os.pread(fd, _COUNT_SIZE, 0).split(None, 2)[1]) for fd in self._fds]
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def scope_count(self) -> tuple[int, int] | None:
+        """(inode, CPU time) of all jobs that ever were; to be read after the jobs, so that it is never behind them."""
+        count = self._count(self._scope)
+        return None if count is None else (self._scope_inode, count)
+
+    def busy_count(self) -> int | None:
+        """CPU time of everything on the node."""
+        return self._count(self._busy)
+
+    def _count(self, file: SysFile | None) -> int | None:
+        if file is None or self._layout is None:
+            return None
+        try:
+            return cgroup.read_usage(file, self._layout.version)
+        except MeterError:
+            return None
+
+    def ticked(self, scope: tuple[int, int] | None) -> None:
+        """An ordinary tick has read everything: the scope stood here."""
+        self._scope_last = scope
+
+    def look(self, at_ns: int, since_ns: int, scope: tuple[int, int] | None) -> None:
+        """Read each group and find out what the vanished ones used; it waits in `take_used`.
+
+        Args:
+            since_ns: the last tick; looks in between are remembered here.
+        """
+        self.sort()
+        used: dict[RunKey, int] = {}
+        for job in self.opened:
+            assert job.file is not None
+            try:
+                count = cgroup.read_usage(job.file, self._layout.version if self._layout else 1)
+            except MeterError:
+                job.file.close()
+                job.file, job.gone_ns = None, at_ns
+                continue
+            used[job.key] = max(0, count - job.count) if job.count >= 0 else 0
+            job.count = count
+        self._charge_vanished(used, max(self._looked_ns, since_ns), at_ns, scope)
+        for key, count in used.items():
+            self._used[key] = self._used.get(key, 0) + count
+        self._looked_ns = at_ns
+        self.changed = True
+
+    def take_used(self) -> dict[RunKey, int]:
+        """CPU time of each run since the last call, in counts."""
+        used, self._used = self._used, {}
+        return used
+
+    @property
+    def looked(self) -> bool:
+        """Whether a look since the last tick waits to be taken."""
+        return bool(self._used)
+
+    def _charge_vanished(
+        self, used: dict[RunKey, int], start_ns: int, at_ns: int, scope: tuple[int, int] | None
+    ) -> None:
+        """Add what groups that are gone used: what the scope counted more than its living groups did."""
+        if scope is None:
+            return
+        last, self._scope_last = self._scope_last, scope
+        rest = scope[1] - (last[1] if last is not None and last[0] == scope[0] else 0) - sum(used.values())
+        gone = self._vanished(start_ns, at_ns)
+        if rest <= 0 or not gone:
+            return
+        weights = {}
+        for job in gone:
+            first, end = job.span(start_ns, at_ns)
+            weights[job.key] = max(1, end - first) * (job.holding.cores or 1)
+        used.update({key: used.get(key, 0) + part for key, part in apportion(rest, weights).items()})
+
+    def _vanished(self, start_ns: int, at_ns: int) -> list[Job]:
+        """Who may have used what nobody living did, since `start_ns`."""
+        jobs = self._jobs.values()
+        gone = [job for job in jobs if job.gone_ns == at_ns or job.key in self._replaced]
+        self._replaced.clear()
+        for job in jobs:
+            if job.inode and job.file is None and job.gone_ns is None:  # went while no daemon ran
+                job.gone_ns = at_ns
+                gone.append(job)
+        gone += [job for job in jobs if job.unmetered and job.end_ns is not None and job.end_ns >= start_ns]
+        return gone or [job for job in jobs if job.unmetered and job.end_ns is None]
+
+    # ---- who is gone --------------------------------------------------------------------------------------------
+
+    def retire(self, at_ns: int) -> None:
+        """Let go of runs that have ended and whose group is gone."""
+        for key, job in list(self._jobs.items()):
+            if job.end_ns is None or (job.file is not None and at_ns - job.end_ns < FORGOTTEN_NS):
+                continue
+            if job.file is not None:
+                job.file.close()
+            del self._jobs[key]
+            if self._by_id.get((job.run.job_id, job.run.restart)) is job:
+                del self._by_id[job.run.job_id, job.run.restart]
+            self._ended.append(job)
+            self.ends += 1
+
+    def take_news(self) -> list[Job]:
+        """Runs that are new or have new facts since the last call."""
+        news, self._news = list(self._news.values()), {}
+        return news
+
+    def clear_ended(self) -> None:
+        """The store has the runs that ended: their hooks' files may go."""
+        for job in self._ended:
+            self._files.remove(job.run.job_id, job.run.restart)
+        self._ended = []
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for job in self._jobs.values():
+            if job.file is not None:
+                job.file.close()
+        self.watch.close()
+
+
+def cpu_sockets(root: SysRoot) -> dict[int, int]:
+    """CPU -> package, from sysfs; empty where the topology is not shown."""
+    sockets: dict[int, int] = {}
+    try:
+        cpus = parse_cpu_list(root.word("sys/devices/system/cpu/online"))
+    except ValueError:
+        return {}
+    for cpu in cpus:
+        text = root.word(f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id")
+        if text.isascii() and text.isdigit():
+            sockets[cpu] = int(text)
+    return sockets
