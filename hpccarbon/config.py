@@ -53,7 +53,17 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which meters run. Order does not matter: what nests is never added twice."""
 
-    enabled: tuple[str, ...] = ("rapl", "model")
+    enabled: tuple[str, ...] = ("rapl", "nvml", "model")
+
+
+class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long GPU drivers may take: `timeout_s` for the readings of a tick, `start_timeout_s` for the first look.
+
+    A driver that takes longer leaves a gap in the GPUs' energy; the CPUs' goes on.
+    """
+
+    timeout_s: float = 0.1
+    start_timeout_s: float = 5.0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +187,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     paths: Paths = Paths()
     daemon: Daemon = Daemon()
     meters: Meters = Meters()
+    gpu: Gpu = Gpu()
     model: Model = Model()
     slurm: Slurm = Slurm()
     carbon: Carbon = Carbon()
@@ -264,6 +275,10 @@ def _check(config: Config, where: str) -> None:
         (
             0 <= config.model.idle_power_w <= config.model.full_power_w or not config.model.full_power_w,
             "model: idle_power_w must lie between 0 and full_power_w",
+        ),
+        (
+            0.01 <= config.gpu.timeout_s <= 10 and 0.1 <= config.gpu.start_timeout_s <= 60,
+            "gpu: timeout_s must lie between 0.01 and 10 s, start_timeout_s between 0.1 and 60 s",
         ),
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),

@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpccarbon.node.meters import rapl
@@ -97,6 +97,7 @@ def test_a_mirrored_die_says_whose_counter_it_shows() -> None:
     assert finding.detail == "package-0-die-1: shows the counter of package-0-die-0, counted once"
 
 
+@settings(max_examples=40, deadline=None)
 @given(apart_uj=st.integers(-1_000_000, 1_000_000), energy=st.sampled_from([5, 65_532_610_980, 1_000_000_000]))
 def test_dies_are_one_counter_within_what_is_drawn_until_its_update(apart_uj: int, energy: int) -> None:
     range_uj = 65_532_610_987
