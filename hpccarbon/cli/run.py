@@ -11,6 +11,7 @@ import click
 from hpccarbon.cli.common import config_option
 
 if TYPE_CHECKING:
+    from hpccarbon.carbon.footprint import Factors
     from hpccarbon.config import Config
     from hpccarbon.node.once import Outcome
 
@@ -45,8 +46,9 @@ def command(argv: tuple[str, ...], zone: str | None, form: str, output: Path | N
     config = configuration.load(config_path)
     if zone:
         config = msgspec.structs.replace(config, carbon=msgspec.structs.replace(config.carbon, zone=zone))
+    factors = _factors(config)  # before the command: a mistyped zone must not cost hours
     outcome = measure(argv, config)
-    text = as_json(outcome, config) if form == "json" else as_text(outcome, config)
+    text = as_json(outcome, factors) if form == "json" else as_text(outcome, factors)
     if output is not None:
         output.write_text(text)
     else:
@@ -54,7 +56,15 @@ def command(argv: tuple[str, ...], zone: str | None, form: str, output: Path | N
     sys.exit(outcome.exit_code)
 
 
-def as_text(outcome: Outcome, config: Config) -> str:
+def _factors(config: Config) -> Factors | None:
+    if not config.carbon.zone:
+        return None
+    from hpccarbon.carbon.footprint import Factors
+
+    return Factors(config.carbon, config.shared("intensity"))
+
+
+def as_text(outcome: Outcome, factors: Factors | None) -> str:
     """The report of one command, some lines."""
     from hpccarbon.report.render import words
     from hpccarbon.report.render.inert import inert
@@ -66,13 +76,13 @@ def as_text(outcome: Outcome, config: Config) -> str:
         f"Ended     exit code {outcome.exit_code} after {outcome.elapsed_ns / 1e9:.1f} s, "
         f"{share.cpu_time_ns / 1e9:.1f} s of CPU time",
         f"Energy    {words.energy(share.energy_uj)} ({how}); the machine: {words.energy(machine.energy_uj)}",
-        f"Carbon    {_carbon(outcome, config)}",
+        f"Carbon    {_carbon(outcome, factors)}",
     ]
     lines += [f"Not read  {inert(gap)}" for gap in outcome.gaps]
     return "\n".join(lines) + "\n"
 
 
-def as_json(outcome: Outcome, config: Config) -> str:
+def as_json(outcome: Outcome, factors: Factors | None) -> str:
     """The same with every figure in full."""
     import msgspec
 
@@ -80,29 +90,31 @@ def as_json(outcome: Outcome, config: Config) -> str:
         "schema_version": 1,
         "kind": "run",
         **msgspec.to_builtins(outcome),
-        "co2e_g": _grams(outcome, config)[0],
+        "co2e_g": _grams(outcome, factors)[0],
     }
     return msgspec.json.format(msgspec.json.encode(document)).decode() + "\n"
 
 
-def _carbon(outcome: Outcome, config: Config) -> str:
+def _carbon(outcome: Outcome, factors: Factors | None) -> str:
     from hpccarbon.report.render import words
 
-    co2e_g, why = _grams(outcome, config)
+    co2e_g, why = _grams(outcome, factors)
     return f"{words.grams(co2e_g)} CO2e ({why})" if co2e_g is not None else f"not known: {why}"
 
 
-def _grams(outcome: Outcome, config: Config) -> tuple[float | None, str]:
+def _grams(outcome: Outcome, factors: Factors | None) -> tuple[float | None, str]:
     """Grams of the command's share and how they were found, or None and why not."""
-    if not config.carbon.zone:
+    if factors is None:
         return None, "no grid zone; give --zone DE or set carbon.zone"
     from datetime import datetime, timezone
 
-    from hpccarbon.carbon.footprint import Factors
-    from hpccarbon.units import HOUR_S, NS_PER_S, kwh
+    from hpccarbon.units import NS_PER_S, kwh
 
-    start = outcome.started_wall_ns // NS_PER_S // HOUR_S * HOUR_S
-    factor = Factors(config.carbon, config.shared("intensity")).at(datetime.fromtimestamp(start, timezone.utc))
-    pue = f"PUE {config.carbon.pue:g}" if config.carbon.pue else "PUE unknown, taken as 1.0"
-    why = f"{factor.g_per_kwh:.0f} g/kWh {config.carbon.zone} {factor.year or ''}, {factor.source}; {pue}"
+    carbon = factors.carbon
+    start = datetime.fromtimestamp(outcome.started_wall_ns / NS_PER_S, timezone.utc)
+    factor = factors.at(start)
+    if factor is None:
+        return None, f"no {carbon.basis} intensity of {carbon.zone} for {start:%Y}"
+    pue = f"PUE {carbon.pue:g}" if carbon.pue else "PUE unknown, taken as 1.0"
+    why = f"{factor.g_per_kwh:.0f} g/kWh in {carbon.zone}, {factor.source}; {pue}"
     return kwh(outcome.share.energy_uj) * factor.factor, why
