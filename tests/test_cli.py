@@ -35,7 +35,15 @@ shared_dir = "{shared}"
 accounting = "none"
 [report]
 timezone = "Europe/Berlin"
-{more}
+[carbon]
+{carbon}
+"""
+CARBON = """
+zone = "DE"
+pue = 1.25
+node_factor = 1.1
+fixed_g_per_kwh = 400.0
+fixed_source = "power plant of the site"
 """
 MARCH = ("--month", "2026-03")
 Run = Callable[..., "Said"]
@@ -53,7 +61,9 @@ class Said(NamedTuple):
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     fixed.build(folder / "shared")
-    (folder / "hpccarbon.toml").write_text(CONFIG.format(shared=folder / "shared", more=""))
+    configs = {"hpccarbon": CARBON, "no_zone": "", "bad_zone": 'zone = "DEE"', "yearly": 'zone = "DE"'}
+    for name, carbon in configs.items():
+        (folder / f"{name}.toml").write_text(CONFIG.format(shared=folder / "shared", carbon=carbon))
     return folder
 
 
@@ -192,6 +202,38 @@ def test_a_hostile_name_is_inert_in_every_format(run: Run, format_: str) -> None
         if format_ == "csv":
             for row in csv.reader(io.StringIO(said.out)):
                 assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))]
+
+
+# ---- carbon ----
+
+
+def test_without_a_zone_the_way_to_set_one_is_said(run: Run) -> None:
+    said = run("report", "--job", "4900", config="no_zone.toml")
+    assert (said.status, said.err) == (0, "")
+    check("job_no_zone.txt", said.out)
+
+
+def test_an_unknown_zone_takes_the_grams_and_not_the_energy(run: Run) -> None:
+    said = run("report", "--job", "4900", config="bad_zone.toml")
+    assert said.status == 0
+    assert "Energy   111 Wh" in said.out
+    assert "not known: unknown zone `DEE`; nearest: DE" in said.out
+    assert "CO2e" not in said.out
+
+
+def test_an_unknown_pue_is_said_to_be_unknown(run: Run) -> None:
+    said = run("report", "--job", "4900", config="yearly.toml")
+    assert "PUE unknown, taken as 1.0" in " ".join(said.out.split())
+    assert "Germany (DE), life cycle, the year's mean" in " ".join(said.out.split())
+    assert said.out.count("Data ") == 1, "attributions stand where the grams do"
+
+
+def test_grams_are_energy_times_everything_that_is_named(run: Run) -> None:
+    report = msgspec.json.decode(run("report", "--job", "4900", "-f", "json").out, type=JobReport)
+    kwh = (report.total.energy_uj or 0) / 3.6e12
+    assert report.total.co2e_g == pytest.approx(kwh * 1.25 * 1.1 * 400)
+    assert report.carbon.intensity_g_per_kwh == pytest.approx(400)
+    assert report.jobs[0].figures.co2e_g == pytest.approx(sum(one.figures.co2e_g or 0 for one in report.jobs[0].runs))
 
 
 # ---- report --by ----

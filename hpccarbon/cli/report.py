@@ -14,8 +14,8 @@ import click
 from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
 
 if TYPE_CHECKING:
+    from hpccarbon.carbon.footprint import Description
     from hpccarbon.config import Config
-    from hpccarbon.report.figures import Carbon
     from hpccarbon.report.job import JobReport, PowerPoint, Wanted
     from hpccarbon.report.render.text import Screen
     from hpccarbon.report.usage import UsageReport
@@ -27,8 +27,9 @@ Parsed = TypeVar("Parsed")
 Format = Literal["text", "json", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("text", "json", "csv", "parquet")
 DEFAULT_SINCE = "30d"
+MAX_MINUTE_HOURS = 8
 MAX_MINUTE_SHARDS = 256
-"""Power by the minute opens a shard per node and hour; a job that has more of them is drawn by the hour."""
+"""Power by the minute opens a shard per node and hour: a longer or wider job is drawn by the hour, from the ledger."""
 MAX_WIDTH = 120
 
 EXAMPLES = """
@@ -175,7 +176,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
     plain = {one.job_id for one in wanted if one.task is None and one.het is None}
     job_ids = tuple(sorted(plain | {record.job_id for record in records}))
     selection = Selection(job_ids=job_ids, holders=("job",))
-    rows, carbon = _energy(config, ledger, selection, build.BY) if job_ids else ([], _no_carbon(config))
+    rows, carbon = _energy(config, ledger, selection, build.BY)
     by_job: dict[int, list[EnergyRow]] = {}
     for row in rows:
         by_job.setdefault(int(str(row.key[0])), []).append(row)
@@ -209,7 +210,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
         group=build.group_of(wanted, parts) if parts else "several",
         jobs=parts,
         total=total,
-        carbon=_weighted(carbon, total.energy_uj, total.co2e_g),
+        carbon=carbon,
         power_step_s=step_s,
         power=power,
         hints=build.hints_of(single, _silent(single, of_job)) if single else [],
@@ -284,7 +285,7 @@ def _power(ledger: Ledger, job: Any) -> tuple[list[PowerPoint], int | None]:
     # The hours between are known: nobody has to look for them again.
     selection = Selection(job_ids=(job.job_id,), holders=("job",), since=figures.first, until=figures.last)
     hours = (figures.last - figures.first).total_seconds() / 3600 + 1
-    if len(job.nodes) * hours <= MAX_MINUTE_SHARDS:
+    if hours <= MAX_MINUTE_HOURS + 1 and len(job.nodes) * hours <= MAX_MINUTE_SHARDS:
         points = power_points(ledger.energy(selection, ("bucket",)), 60)
         if len(points) > 1:
             return points, 60
@@ -335,7 +336,7 @@ def usage_report(
         filters=filters,
         rows=lines,
         total=total,
-        carbon=_weighted(carbon, total.figures.energy_uj, total.figures.co2e_g),
+        carbon=carbon,
         set_aside=set_aside(ledger.faults),
     )
 
@@ -343,36 +344,30 @@ def usage_report(
 # ---- carbon ---------------------------------------------------------------------------------------------------------
 
 
-def _energy(config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]) -> tuple[list[EnergyRow], Carbon]:
-    """The rows, with grams where a zone is configured."""
-    return ledger.energy(selection, by), _no_carbon(config)
+def _energy(
+    config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]
+) -> tuple[list[EnergyRow], Description]:
+    """The rows, with grams where a zone is configured, and what to say of these grams."""
+    from hpccarbon.carbon.footprint import Factors
+    from hpccarbon.errors import CarbonError
+
+    if not config.carbon.zone:
+        return ledger.energy(selection, by), Factors(config.carbon).describe()
+    try:
+        factors = Factors(config.carbon, config.shared("intensity"))
+        hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
+        return ledger.energy(selection, by, factors.mapping(hours)), factors.describe(hours)
+    except CarbonError as err:
+        # A zone that is not known takes the grams away, not the energy.
+        import msgspec
+
+        nowhere = Factors(msgspec.structs.replace(config.carbon, zone="")).describe()
+        return ledger.energy(selection, by), msgspec.structs.replace(nowhere, notes=[str(err)])
 
 
-def _no_carbon(config: Config) -> Carbon:
-    from hpccarbon.report.figures import Carbon
-
-    carbon = config.carbon
-    return Carbon(
-        zone=carbon.zone or None,
-        basis=carbon.basis,
-        intensity_g_per_kwh=None,
-        sources=[],
-        pue=carbon.pue or None,
-        node_factor=carbon.node_factor,
-        note="" if carbon.zone else "no grid zone is configured (carbon.zone)",
-    )
-
-
-def _weighted(carbon: Carbon, energy_uj: int | None, co2e_g: float | None) -> Carbon:
-    """The description with the mean intensity behind these grams: what energy, PUE and node factor do not explain."""
-    if not energy_uj or co2e_g is None:
-        return carbon
-    import msgspec
-
-    from hpccarbon.units import kwh
-
-    wall_kwh = kwh(energy_uj) * (carbon.pue or 1.0) * carbon.node_factor
-    return msgspec.structs.replace(carbon, intensity_g_per_kwh=co2e_g / wall_kwh)
+def _hour(key: Any) -> datetime:
+    assert isinstance(key, datetime)
+    return key
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     core_hours: Annotated[float | None, Means(description="cores held × time; null where not known")]
     cpu_hours: Annotated[float | None, Means(description="CPU time that was used")]
     cpu_used_percent: Annotated[float | None, Means(description="cpu_hours as a part of core_hours")]
-    nodes: Annotated[int, Means(description="how many nodes")]
+    nodes: Annotated[int, Means(description="how many nodes; of lines added up, those of the line with most")]
     first: Annotated[datetime | None, Means(description="start of the first minute with a row")]
     last: Annotated[datetime | None, Means(description="end of the last minute with a row")]
     co2e_g: Annotated[float | None, Means(description="grams CO2e; null where an intensity is not known")]
@@ -51,18 +51,6 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     def active_uj(self) -> int | None:
         """The energy beyond the static part."""
         return None if self.energy_uj is None else self.energy_uj - self.static_uj
-
-
-class Carbon(msgspec.Struct, frozen=True, kw_only=True):
-    """What turned energy into grams: energy × node_factor × pue × intensity of each hour."""
-
-    zone: Annotated[str | None, Means(description="grid zone; null where none is configured")]
-    basis: Annotated[str, Means(description="lifecycle or direct (combustion only)")]
-    intensity_g_per_kwh: Annotated[float | None, Means(description="mean grid intensity, weighted by the energy")]
-    sources: Annotated[list[str], Means(description="which data the intensity came from, most hours first")]
-    pue: Annotated[float | None, Means(description="power usage effectiveness; null: not known, taken as 1.0")]
-    node_factor: Annotated[float, Means(description="energy at the node's plug / energy of its meters")]
-    note: Annotated[str, Means(description="why grams are missing; empty where they are not")] = ""
 
 
 class SetAside(msgspec.Struct, frozen=True):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from hpccarbon.carbon.footprint import Description
 from hpccarbon.errors import HpcCarbonError
-from hpccarbon.report.figures import JSON_VERSION, Carbon, Figures, Means, SetAside, added, percent
+from hpccarbon.report.figures import JSON_VERSION, Figures, Means, SetAside, added, percent
 from hpccarbon.report.job import job_name
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     filters: Filters
     rows: Annotated[list[UsageRow], Means(description="most energy first; by time: in its order")]
     total: Annotated[UsageRow, Means(description="all rows together: what the meters counted, unless narrowed")]
-    carbon: Carbon
+    carbon: Description
     set_aside: Annotated[list[SetAside], Means(description="files that could not be trusted and are in no figure")]
 
 

@@ -91,11 +91,11 @@ def test_words_are_taken_once_each() -> None:
 @pytest.mark.parametrize("width", [40, 60, 80, 120])
 @pytest.mark.parametrize("by", [["user"], ["account", "user"], ["node", "holder"], ["job"]])
 def test_a_table_fits_the_terminal(ledger: Ledger, width: int, by: list[str]) -> None:
-    from hpccarbon.report.figures import Carbon
+    from hpccarbon.carbon.footprint import Factors
+    from hpccarbon.config import Carbon
     from hpccarbon.report.usage import Filters, UsageReport
 
     lines, total = lines_of(ledger, *by)
-    carbon = Carbon(zone=None, basis="lifecycle", intensity_g_per_kwh=None, sources=[], pue=None, node_factor=1.0)
     report = UsageReport(
         cluster=fixed.CLUSTER,
         timezone="UTC",
@@ -105,7 +105,7 @@ def test_a_table_fits_the_terminal(ledger: Ledger, width: int, by: list[str]) ->
         filters=Filters(),
         rows=lines,
         total=total,
-        carbon=carbon,
+        carbon=Factors(Carbon()).describe(),
         set_aside=[],
     )
     text = usage_text(report, Screen(width))

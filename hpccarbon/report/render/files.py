@@ -62,6 +62,7 @@ def _method(report: Report) -> dict[str, Any]:
     return {
         "carbon_zone": carbon.zone,
         "carbon_basis": carbon.basis,
+        "intensity_g_per_kwh": carbon.intensity_g_per_kwh,
         "carbon_sources": "; ".join(carbon.sources) or None,
         "pue": carbon.pue,
         "node_factor": carbon.node_factor,

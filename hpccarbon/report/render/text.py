@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import NamedTuple
 
-from hpccarbon.report.figures import Carbon, Figures
+from hpccarbon.carbon.footprint import NO_PUE, Description, RungShare
+from hpccarbon.report.figures import Figures
 from hpccarbon.report.job import Hint, JobPart, JobReport, PowerPoint, base_state, states
 from hpccarbon.report.render import words
 from hpccarbon.report.render.inert import columns, cut, inert
@@ -20,6 +21,7 @@ MIN_NAME = 6
 """Columns of a name that remain whatever the width."""
 MAX_NODES = 8
 MAX_JOBS = 40
+MAX_RUNGS = 3
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = str.maketrans({"▁": "_", "▂": "_", "▃": ".", "▄": "-", "▅": "-", "▆": "=", "▇": "=", "█": "#", "×": "x"})
 _BAD_STATES = frozenset(
@@ -183,27 +185,53 @@ def _energy_lines(figures: Figures, screen: Screen) -> list[str]:
     return [first.replace(amount, screen.bold(amount), 1), *rest]
 
 
-def carbon_lines(figures: Figures, carbon: Carbon, screen: Screen) -> list[str]:
+def carbon_lines(figures: Figures, carbon: Description, screen: Screen) -> list[str]:
     """Grams and what they were made with; or why there are none."""
     if figures.co2e_g is None:
-        return _wrapped("Carbon", f"{words.UNKNOWN}: {inert(carbon.note or 'no intensity')}", screen)
-    label = "Carbon"
-    lines = [f"{label:<{LABEL}}{screen.bold(words.grams(figures.co2e_g) + ' CO2e')}"]
-    lines += [screen.dim(line) for line in _wrapped("", _method(carbon), screen)]
-    if carbon.note:
-        lines += [screen.dim(line) for line in _wrapped("", inert(carbon.note), screen)]
-    return lines
+        return _wrapped("Carbon", f"{words.UNKNOWN}: {inert('; '.join(carbon.notes) or 'no intensity')}", screen)
+    amount = f"{words.grams(figures.co2e_g)} CO2e"
+    spread = _spread(carbon)
+    first, *rest = _wrapped("Carbon", f"{amount}  (± {words.percent(spread)})" if spread else amount, screen)
+    lines = [first.replace(amount, screen.bold(amount), 1), *rest]
+    said = [_method(carbon), *(inert(note) for note in carbon.notes if note != NO_PUE)]
+    return lines + [screen.dim(line) for text in said for line in _wrapped("", text, screen)]
 
 
-def _method(carbon: Carbon) -> str:
-    """`381 g/kWh (DE, lifecycle: year 2024 of Ember) × PUE 1.25 × node factor 1.10`."""
+def _spread(carbon: Description) -> float | None:
+    """One sigma of the grams in per cent: what all jobs share and what is this selection's own."""
+    if carbon.common_percent is None or carbon.own_percent is None:
+        return None
+    return math.hypot(carbon.common_percent, carbon.own_percent)
+
+
+def _method(carbon: Description) -> str:
+    """`330 g/kWh in Germany (DE), life cycle, the year's mean 2025 × PUE 1.25 × node factor 1.1`."""
     basis = "life cycle" if carbon.basis == "lifecycle" else "direct emissions only"
-    source = "; ".join(inert(source, 200) for source in carbon.sources)
-    where = f"{inert(carbon.zone or '?', 40)}, {basis}" + (f": {source}" if source else "")
-    intensity = "" if carbon.intensity_g_per_kwh is None else f"{words.number(carbon.intensity_g_per_kwh)} g/kWh "
-    pue = "× PUE not known, taken as 1.0" if carbon.pue is None else f"× PUE {carbon.pue:.4g}"
+    name, zone = inert(carbon.zone_name or "", 40), inert(carbon.zone or "?", 40)
+    where = f"{name} ({zone})" if name and name != zone else zone
+    intensity = "" if carbon.intensity_g_per_kwh is None else f"{words.number(carbon.intensity_g_per_kwh)} g/kWh in "
+    rungs = carbon.rungs[:MAX_RUNGS]
+    used = [_rung(rung) if len(carbon.rungs) == 1 else f"{words.percent(rung.percent)} {_rung(rung)}" for rung in rungs]
+    used += ["and others"] if len(carbon.rungs) > MAX_RUNGS else []
+    pue = "PUE unknown, taken as 1.0" if carbon.pue is None else f"PUE {carbon.pue:.4g}"
     factor = "" if carbon.node_factor == 1 else f" × node factor {carbon.node_factor:.4g}"
-    return f"{intensity}({where}) {pue}{factor}"
+    return f"{', '.join([f'{intensity}{where}', basis, *used])} × {pue}{factor}"
+
+
+def _rung(rung: RungShare) -> str:
+    years = rung.years
+    span = "" if not years else f" {years[0]}" if years[0] == years[-1] else f" {years[0]}-{years[-1]}"
+    return f"{inert(rung.words, 80)}{span}"
+
+
+def _data(figures: Figures, carbon: Description, screen: Screen) -> list[str]:
+    """Where the intensities came from, with the attributions their licences ask for; nothing where no grams are."""
+    if figures.co2e_g is None:
+        return []
+    sources = [share.source for share in carbon.rungs if not any(share.source in text for text in carbon.notices)]
+    named = [*sources, *carbon.notices]
+    text = "; ".join(inert(one) for one in dict.fromkeys(named))
+    return [screen.dim(line) for line in _wrapped("Data", text, screen)]
 
 
 def _cpu_lines(figures: Figures, screen: Screen) -> list[str]:
@@ -320,7 +348,8 @@ def _job_page(report: JobReport, screen: Screen) -> list[str]:
         lines.append("")
     for hint in report.hints:
         lines += _wrapped("Note" if hint.kind in ("not_covered", "modelled") else "Hint", _hint(hint), screen, "warn")
-    return lines
+    data = _data(job.figures, report.carbon, screen)
+    return [*lines, *([""] if data and not report.hints else []), *data]
 
 
 def _job_head(job: JobPart, screen: Screen) -> list[str]:
@@ -484,14 +513,15 @@ def _group_page(report: JobReport, screen: Screen) -> list[str]:
     lines += ["", *_energy_lines(total, screen), *carbon_lines(total, report.carbon, screen)]
     lines += _cpu_lines(total, screen)
     lines += ["", *_split(total, screen, _unheld(jobs)), "", *_jobs_table(report, screen)]
-    return lines
+    data = _data(total, report.carbon, screen)
+    return [*lines, *([""] if data else []), *data]
 
 
 def _jobs_table(report: JobReport, screen: Screen) -> list[str]:
     mixed = report.group == "several"
     headings = [
         Heading({"array": "task", "het": "component"}.get(report.group, "job"), right=False),
-        *([Heading("user", right=False, keep=2), Heading("name", right=False, keep=1)] if mixed else []),
+        *([Heading("user", right=False, keep=6), Heading("name", right=False, keep=1)] if mixed else []),
         Heading("state", right=False, keep=6),
         Heading("time", keep=4),
         Heading("nodes", keep=3),
@@ -556,6 +586,7 @@ def usage_text(report: UsageReport, screen: Screen, top: int = 0) -> str:
                 screen,
             )
         ]
+    lines += _data(total.figures, report.carbon, screen)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
