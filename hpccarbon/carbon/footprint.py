@@ -16,6 +16,7 @@ import msgspec
 from hpccarbon.carbon import zones
 from hpccarbon.carbon.intensity import RUNGS, Intensity, Value
 from hpccarbon.config import Carbon
+from hpccarbon.errors import CarbonError
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
 
 Means = msgspec.Meta
@@ -39,6 +40,7 @@ RUNG_WORDS: Mapping[str, str] = {
     "forecast": "hourly, forecast",
     "interpolated": "interpolated between hours at most 6 h apart",
     "neighbour_days": "same hour of the days before and after",
+    "neighbour_day": "same hour of the day before or after",
     "month_hour": "the month's mean at that hour of the day",
     "month": "the month's mean",
     "year": "the year's mean",
@@ -140,6 +142,11 @@ class Factors:
         self.metered_to_grid = carbon.node_factor * (carbon.pue or 1.0)
         self._intensity = Intensity(self.zone, carbon, series_dir, as_of) if self.zone else None
         self._known: dict[datetime, Factor | None] = {}
+
+    @property
+    def faults(self) -> list[CarbonError]:
+        """The files of the series that could not be read, so far."""
+        return self._intensity.faults if self._intensity is not None else []
 
     def at(self, hour: datetime) -> Factor | None:
         """The factor of the UTC hour that `hour` (aware) lies in; None without zone or value in this basis.
@@ -303,16 +310,17 @@ def _notes(factors: Factors, shares: list[RungShare], missing: int) -> list[str]
         for share in shares
         if share.rung in ("country", "world")
     ]
-    return notes
+    return notes + [f"set aside: {fault}" for fault in factors.faults]
 
 
 def _notices(shares: list[RungShare]) -> list[str]:
     lines: dict[str, None] = {}
     for share in shares:
-        if share.licence == "ODbL-1.0":
-            lines[NOTICES["ODbL-1.0"]] = None
-        elif share.licence in NOTICES:
-            lines[f"{share.source}, {NOTICES[share.licence]}"] = None
+        for licence in share.licence.split(" and "):
+            if licence == "ODbL-1.0":
+                lines[NOTICES[licence]] = None
+            elif licence in NOTICES:
+                lines[f"{share.source}, {NOTICES[licence]}"] = None
     return list(lines)
 
 
