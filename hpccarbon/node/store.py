@@ -210,11 +210,11 @@ class Store:
             return None
         mark = msgspec.json.decode(text, type=Mark)
         runs: dict[RunKey, Run] = {}
-        boot = self._boot(mark.boot_id)
         for name in mark.groups:
             job_id, _, run = name.partition("/")
             row = self._db.execute(
-                "SELECT facts FROM run WHERE boot = ? AND job_id = ? AND run = ?", (boot, int(job_id), run)
+                "SELECT facts FROM run JOIN boot ON boot.id = run.boot WHERE boot_id = ? AND job_id = ? AND run = ?",
+                (mark.boot_id, int(job_id), run),
             ).fetchone()
             if row:
                 runs[int(job_id), run] = msgspec.json.decode(row[0], type=Run)
