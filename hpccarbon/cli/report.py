@@ -280,7 +280,7 @@ def _power(ledger: Ledger, job: Any) -> tuple[list[PowerPoint], int | None]:
     from hpccarbon.site.ledger import Selection
 
     figures = job.figures
-    if figures.first is None or figures.last is None or (figures.last - figures.first).total_seconds() < 120:
+    if figures.first is None or figures.last is None or (job.elapsed_s or 0) < 120:
         return [], None
     # The hours between are known: nobody has to look for them again.
     selection = Selection(job_ids=(job.job_id,), holders=("job",), since=figures.first, until=figures.last)

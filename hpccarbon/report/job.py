@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 BY = ("job_id", "run", "node", "user", "account", "partition")
 """What the energy rows of a job report are grouped by."""
+MIN_ADVICE_S = 60
+"""Shorter jobs get no advice: starting up is not how they would use their cores."""
 MAX_HET = 128
 """Components of a heterogeneous job have consecutive job ids, and Slurm allows this many."""
 _SPEC = re.compile(
@@ -260,7 +262,8 @@ def _elapsed_s(rows: Sequence[EnergyRow], records: Sequence[JobRecord], figures:
 
 
 def _node_ms(record: JobRecord) -> int:
-    return (record.elapsed_s or 0) * (record.alloc_nodes or 0) * 1000
+    """The node-time that a run had at least: Slurm's stamps are whole seconds, their difference may be one too many."""
+    return max(0, (record.elapsed_s or 0) - 1) * (record.alloc_nodes or 0) * 1000
 
 
 def _fact(rows: Sequence[EnergyRow], place: int) -> str | None:
@@ -360,6 +363,8 @@ def _idle_cores(job: JobPart) -> Hint | None:
     figures = job.figures
     used = figures.cpu_used_percent
     if used is None or used >= 75 or figures.gpu_uj or not figures.energy_uj or not job.alloc_cores:
+        return None
+    if (job.elapsed_s or 0) < MIN_ADVICE_S:
         return None
     wasted_uj = round(figures.static_uj * (1 - used / 100))
     share = percent(wasted_uj, figures.energy_uj)

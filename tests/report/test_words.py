@@ -99,3 +99,10 @@ def test_a_period_names_its_zone_and_a_second_date_only_where_there_is_one() -> 
     assert words.period(start, end, berlin) == "2026-03-01 10:04 to 12:31 CET"
     assert words.period(start, end.replace(day=2), timezone.utc) == "2026-03-01 09:04 to 2026-03-02 11:31 UTC"
     assert words.period(start, None, berlin) == "since 2026-03-01 10:04 CET"
+
+
+def test_a_short_period_has_seconds_and_few_core_hours_are_seconds() -> None:
+    start, end = datetime(2026, 3, 1, 9, 4, 5, tzinfo=timezone.utc), datetime(2026, 3, 1, 9, 4, 7, tzinfo=timezone.utc)
+    assert words.period(start, end, timezone.utc) == "2026-03-01 09:04:05 to 09:04:07 UTC"
+    assert words.core_hours(0.0001, 0.001) == "0.360 of 3.60 core seconds"
+    assert words.core_hours(12.34, 40) == "12.3 of 40.0 core hours"

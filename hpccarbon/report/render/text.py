@@ -146,7 +146,7 @@ def _unit(largest: float | None, units: Sequence[tuple[float, str]], digits: int
 
 
 _ENERGY_UNITS = ((UJ_PER_J, "J"), (UJ_PER_WH, "Wh"), (UJ_PER_KWH, "kWh"), (1_000 * UJ_PER_KWH, "MWh"))
-_GRAM_UNITS = ((1.0, "g"), (1_000.0, "kg"), (1_000_000.0, "t"))
+_GRAM_UNITS = ((0.001, "mg"), (1.0, "g"), (1_000.0, "kg"), (1_000_000.0, "t"))
 
 
 # ---- parts of a page ------------------------------------------------------------------------------------------------
@@ -237,13 +237,9 @@ def _data(figures: Figures, carbon: Description, screen: Screen) -> list[str]:
 def _cpu_lines(figures: Figures, screen: Screen) -> list[str]:
     if figures.cpu_used_percent is None or not figures.core_hours or figures.cpu_hours is None:
         return []
-    used, held = _hours(figures.cpu_hours), _hours(figures.core_hours)
+    used = words.core_hours(figures.cpu_hours, figures.core_hours)
     used_percent = words.percent(figures.cpu_used_percent)
-    return _wrapped("CPU", f"{used_percent} of the cores' time was used ({used} of {held} core hours)", screen)
-
-
-def _hours(hours: float) -> str:
-    return words.number(hours) if hours else "0"
+    return _wrapped("CPU", f"{used_percent} of the cores' time was used ({used})", screen)
 
 
 def _split(figures: Figures, screen: Screen, unheld: Sequence[str] = ()) -> list[str]:
@@ -633,8 +629,8 @@ def _span(since: datetime | None, until: datetime | None, zone: tzinfo) -> str:
 def _usage_table(report: UsageReport, screen: Screen, top: int) -> list[str]:
     rows, total, per_job = report.rows, report.total, "job" in report.by
     energy, carbon = _units(row.figures for row in rows)
-    hours = _unit(max((row.figures.node_hours for row in rows), default=0), ((1.0, "h"),))
-    hours = hours._replace(decimals=min(hours.decimals, 1))
+    longest = max((row.figures.node_hours for row in rows), default=0)
+    hours = Unit("h", 1.0, 1 if longest >= 1 else 3)
     headings = [
         *(Heading(word, right=False) for word in report.by),
         *([Heading("user", right=False, keep=7), Heading("name", right=False, keep=1)] if per_job else []),
@@ -686,6 +682,9 @@ def _usage_table(report: UsageReport, screen: Screen, top: int) -> list[str]:
         titles = [heading.title for heading in headings]
         line[titles.index(energy.name)] = energy.write(energy_uj)
         line[titles.index("of total")] = words.percent(share)
+        grams = [row.figures.co2e_g for row in left]
+        if f"{carbon.name} CO2e" in titles and None not in grams:
+            line[titles.index(f"{carbon.name} CO2e")] = carbon.write(sum(gram or 0 for gram in grams))
         written.append(line)
     written += [cells(name(row), row) for row in others]
     written.append(cells(["total", *blank], total))

@@ -89,6 +89,13 @@ def duration(seconds: float | None) -> str:
     return f"{days} d {rest_h} h" if rest_h else f"{days} d"
 
 
+def core_hours(used: float, held: float) -> str:
+    """`12.3 of 40.0 core hours`; in seconds where hours would be nothing."""
+    if held < 0.1:
+        return f"{number(used * 3600)} of {number(held * 3600)} core seconds"
+    return f"{number(used)} of {number(held)} core hours"
+
+
 def count(amount: int, one: str, many: str = "") -> str:
     """`1 node`, `2 nodes`."""
     return f"{amount:,} {one if amount == 1 else many or one + 's'}"
@@ -100,12 +107,13 @@ def moment(when: datetime, zone: tzinfo) -> str:
 
 
 def period(start: datetime | None, end: datetime | None, zone: tzinfo) -> str:
-    """`2026-03-01 10:04 to 12:31 CET`; the second date only where it is another."""
+    """`2026-03-01 10:04 to 12:31 CET`; the second date only where it is another, seconds for what was short."""
     if start is None:
         return ""
     begin = start.astimezone(zone)
     if end is None:
         return f"since {begin:%Y-%m-%d %H:%M %Z}"
     finish = end.astimezone(zone)
-    shown = f"{finish:%H:%M %Z}" if finish.date() == begin.date() else f"{finish:%Y-%m-%d %H:%M %Z}"
-    return f"{begin:%Y-%m-%d %H:%M} to {shown}"
+    clock = "%H:%M:%S" if (end - start).total_seconds() < 120 else "%H:%M"
+    day = "" if finish.date() == begin.date() else "%Y-%m-%d "
+    return f"{begin.strftime(f'%Y-%m-%d {clock}')} to {finish.strftime(f'{day}{clock} %Z')}"
