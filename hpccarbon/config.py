@@ -53,7 +53,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which meters run. Order does not matter: what nests is never added twice."""
 
-    enabled: tuple[str, ...] = ("rapl", "nvml", "model")
+    enabled: tuple[str, ...] = ("rapl", "nvml", "amd", "cray", "hwmon", "model")
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from operator import itemgetter
@@ -101,6 +102,9 @@ Discover = Callable[[SysRoot, Config], Meter]
 TABLE: dict[str, str] = {
     "rapl": "hpccarbon.node.meters.rapl",
     "nvml": "hpccarbon.node.meters.nvml",
+    "amd": "hpccarbon.node.meters.amd",
+    "cray": "hpccarbon.node.meters.cray",
+    "hwmon": "hpccarbon.node.meters.hwmon",
     "model": "hpccarbon.node.meters.model",
 }
 """Name in `meters.enabled` -> module with `discover(root, config)`. A new meter is a new file and one line here.
@@ -133,7 +137,7 @@ def gpu_meters(meters: Iterable[Meter]) -> list[GpuMeter]:
 
 
 class GpuUnit(NamedTuple):
-    """What Slurm hands out as one GPU: a whole one, or a MIG instance with its size of so many slices."""
+    """What Slurm hands out as one GPU: `size` parts `of` a sensor's device: a MIG instance, a die, or all of it."""
 
     device: str
     size: int
@@ -148,10 +152,12 @@ def gpu_units(gpus: Sequence[Gpu], names: Iterable[str]) -> dict[str, GpuUnit]:
     `CUDA_VISIBLE_DEVICES` is not among them: inside a job it counts anew.
     """
     known: dict[str, GpuUnit] = {}
+    dies = Counter(gpu.uuid for gpu in gpus)  # an MI250X is two GPUs to Slurm and one to the sensor
     place = 0
     for gpu in sorted(gpus, key=lambda gpu: (gpu.minor is None, gpu.minor, gpu.pci)):
-        whole = GpuUnit(gpu.uuid, 1, 1)
-        known[gpu.uuid.lower()] = known[gpu.pci] = known[gpu.pci[-12:]] = whole
+        whole = GpuUnit(gpu.uuid, 1, dies[gpu.uuid])
+        known[gpu.pci] = known[gpu.pci[-12:]] = whole
+        known.setdefault(gpu.uuid.lower(), GpuUnit(gpu.uuid, 1, 1))
         if gpu.minor is not None:
             known[f"/dev/nvidia{gpu.minor}"] = whole
         total = sum(piece.size for piece in gpu.slices)
@@ -256,11 +262,15 @@ class _Chosen:
         return next(unread, "")
 
 
+_MAKERS = {"GPU", "AMD", "INTEL"}
+"""What a GPU's device begins with: NVIDIA's UUIDs with `GPU-`. A blade's `accel0` may be anyone's."""
+
+
 def _same_hardware(one: Channel, two: Channel) -> bool:
     """Whether two channels of different meters count the same: of GPUs, those of two vendors are different ones."""
     if one.component != two.component:
         return False
     if one.component != "gpu" or one.device is None or two.device is None:
         return True
-    vendors = {one.device.split("-", 1)[0], two.device.split("-", 1)[0]}
-    return len(vendors) == 1
+    makers = {device.split("-", 1)[0] for device in (one.device, two.device)}
+    return len(makers & _MAKERS) < 2
