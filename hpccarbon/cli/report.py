@@ -248,10 +248,14 @@ def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[
         from hpccarbon.slurm import accounting
 
         try:
-            if accounting.source(config) is None:
+            if ledger.cluster != config.cluster:
+                # Its job ids mean other jobs here.
+                unasked = f"the accounting to be had here is that of cluster {config.cluster}"
+            elif accounting.source(config) is None:
                 unasked = f"accounting is not to be had here (slurm.accounting = {config.slurm.accounting!r})"
-            fresh = accounting.fetch(config, [one.job_id for one in stale])
-            known |= {(r.job_id, r.restart): r for r in fresh if any(belongs(r, one) for one in wanted)}
+            else:
+                fresh = accounting.fetch(config, [one.job_id for one in stale])
+                known |= {(r.job_id, r.restart): r for r in fresh if any(belongs(r, one) for one in wanted)}
         except SlurmError as err:
             unasked = str(err)
     return [known[key] for key in sorted(known)], unasked
