@@ -24,6 +24,7 @@ from hpccarbon.cli import COMMANDS, group, main
 from hpccarbon.cli.common import parse_month, parse_time
 from hpccarbon.report.job import JobReport
 from hpccarbon.report.usage import UsageReport
+from hpccarbon.slurm.accounting import FIELDS
 from tests.report import fixed
 from tests.report.golden import check
 from tests.site import maker
@@ -218,6 +219,57 @@ def test_a_long_job_is_drawn_by_the_hour(run: Run, site: Path) -> None:
     assert (report.power_step_s, len(report.power)) == (3600, 24)
     total_uj = sum(point.power_w for point in report.power) * 3600 * 1e6
     assert total_uj == pytest.approx(report.total.energy_uj)
+
+
+SACCT = """#!/bin/sh
+for word; do case $word in --delimiter=*) d=${{word#--delimiter=}};; esac; done
+{row}
+"""
+"""Prints one row as sacct does, each field followed by the delimiter that was asked for."""
+
+
+@pytest.fixture
+def sacct(site: Path, tmp_path: Path) -> Callable[[dict[str, str] | None], str]:
+    """Puts a sacct in place that knows one job, or fails; returns the configuration that asks it."""
+
+    def make(row: dict[str, str] | None) -> str:
+        script = tmp_path / "sacct"
+        fields = [(row or {}).get(name, "") for name in FIELDS]
+        printed = "".join(f"printf '%s' \"{field}$d\"\n" for field in fields) + "echo"
+        script.write_text(SACCT.format(row=printed if row else "echo 'sacct: error: slurmdbd is away' >&2; exit 1"))
+        script.chmod(0o755)
+        text = CONFIG.format(shared=site / "shared", carbon=CARBON)
+        text = text.replace('accounting = "none"', f'accounting = "sacct"\nbin_dir = "{tmp_path}"')
+        (site / "sacct.toml").write_text(text)
+        return "sacct.toml"
+
+    return make
+
+
+def test_a_job_without_a_record_is_looked_up_in_accounting(run: Run, sacct: Callable[..., str]) -> None:
+    start = int(fixed.at("12:00").timestamp())
+    row = {"JobIDRaw": "5002", "JobID": "5002", "User": "dave", "State": "COMPLETED", "Start": str(start)}
+    row |= {"End": str(start + 600), "ElapsedRaw": "600", "AllocNodes": "1", "AllocCPUS": "4", "JobName": "fresh"}
+    said = run("report", "--job", "5002", config=sacct(row))
+    assert (said.status, said.err) == (0, "")
+    assert said.out.startswith("Job 5002  fresh")
+    assert "\ndave\n" in said.out
+
+
+def test_accounting_that_fails_takes_names_away_and_not_the_energy(run: Run, sacct: Callable[..., str]) -> None:
+    config = sacct(None)
+    said = run("report", "--job", "5002", config=config)
+    assert said.status == 0
+    assert "Energy   3.27 Wh" in said.out
+    assert said.err.startswith("warning: names and states may be missing or old: sacct: error: slurmdbd is away")
+    said = run("report", "--job", "999", config=config)
+    assert said.status == 1
+    assert "error: job 999: it has no energy rows, and whether Slurm knows it could not be asked: sacct" in said.err
+
+
+def test_a_job_that_neither_ledger_nor_slurm_knows(run: Run, sacct: Callable[..., str]) -> None:
+    said = run("report", "--job", "999", config=sacct({"JobIDRaw": "1", "JobID": "1", "Start": "1"}))
+    assert "error: job 999: neither the ledger nor Slurm's accounting of cluster alpha knows such a job" in said.err
 
 
 # ---- carbon ----

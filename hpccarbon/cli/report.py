@@ -258,6 +258,7 @@ def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[
                 known |= {(r.job_id, r.restart): r for r in fresh if any(belongs(r, one) for one in wanted)}
         except SlurmError as err:
             unasked = str(err)
+            warn(f"names and states may be missing or old: {err}")
     return [known[key] for key in sorted(known)], unasked
 
 
