@@ -206,8 +206,12 @@ def test_a_hostile_name_is_inert_in_every_format(run: Run, format_: str) -> None
                 assert not [cell for cell in row if cell.startswith(("=", "+", "@", "\t"))]
 
 
-def test_another_clusters_job_is_not_looked_for_in_this_ones_accounting(run: Run) -> None:
-    said = run("report", "--job", "1", "--cluster", "beta")
+def test_another_clusters_job_is_not_looked_for_in_this_ones_accounting(run: Run, site: Path) -> None:
+    (site / "shared" / "jobs" / "beta").mkdir()
+    try:
+        said = run("report", "--job", "1", "--cluster", "beta")
+    finally:
+        (site / "shared" / "jobs" / "beta").rmdir()
     assert "the accounting to be had here is that of cluster alpha" in said.err
 
 
@@ -386,6 +390,14 @@ def test_a_shard_set_aside_is_named_on_stderr(run: Run, site: Path) -> None:
     assert json.loads(said.out)["set_aside"][0]["path"].endswith("n9.deadbeef.parquet")
 
 
+def test_a_cluster_or_directory_that_is_not_there_is_no_zero(run: Run, site: Path) -> None:
+    said = run("report", "--cluster", "beta")
+    assert (said.out, said.status) == ("", 1)
+    assert said.err == "error: SITE/shared holds nothing of cluster 'beta'; there are: alpha\n"
+    (site / "away.toml").write_text('[paths]\nshared_dir = "/nowhere/at/all"\n')
+    assert "error: /nowhere/at/all: no such directory" in run("report", config="away.toml").err
+
+
 # ---- usage errors ----
 
 
@@ -428,6 +440,23 @@ def test_a_reader_that_leaves_is_no_failure(site: Path) -> None:
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
     assert done.stdout.startswith("Job 4711")
     assert done.stderr == ""
+
+
+def test_a_full_disk_is_named(site: Path) -> None:
+    command = [sys.executable, "-m", "hpccarbon", "report", "--job", "4711", "--config", str(site / "hpccarbon.toml")]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: cannot write the output: No space left on device\n")
+
+
+def test_a_closed_output_is_no_traceback(site: Path) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m hpccarbon report --job 4711 --config {site}/hpccarbon.toml >&-"],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 import click
 
 from hpccarbon import __version__
+
+_NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
 
 class Entry(NamedTuple):
@@ -85,6 +88,8 @@ def main(args: Sequence[str] | None = None) -> None:
 
 
 def _run(args: Sequence[str] | None) -> int:
+    if sys.stdout is None:  # started with stdout closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
     try:
         result: Any = group.main(args, prog_name="hpccarbon", standalone_mode=False)
         sys.stdout.flush()
@@ -96,7 +101,14 @@ def _run(args: Sequence[str] | None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
-        return _reader_left()
+        _discard_output()
+        return 141
+    except OSError as err:
+        if err.filename is not None or err.errno not in _NO_ROOM:
+            raise
+        _discard_output()
+        click.echo(f"error: cannot write the output: {err.strerror}", err=True)
+        return 1
     except Exception as err:
         return _failed(err)
     return result if isinstance(result, int) else 0
@@ -124,7 +136,6 @@ def _failed(err: Exception) -> int:
     return 2 if isinstance(err, ConfigError) else 1
 
 
-def _reader_left() -> int:
-    """`hpccarbon ... | head`: the reader has what it wanted. Nothing more is written, not even at exit."""
+def _discard_output() -> None:
+    """The reader has left (`| head`) or the disk is full: nothing more is written, not even at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 141

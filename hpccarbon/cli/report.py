@@ -100,8 +100,9 @@ def command(
     format_ = format_ or _format_of(output)
     if format_ == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
-    ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
     zone, now = reader_zone(config), datetime.now(timezone.utc)
+    _require(config, cluster)
+    ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
     if jobs:
         given = {"--user": users, "--me": me, "--account": accounts, "--partition": partitions, "--node": nodes}
         given |= {"--by": by, "--since": since, "--until": until, "--month": month}
@@ -140,6 +141,21 @@ def command(
         warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
     failed = _emit(report, format_, output, zone, top)
     ctx.exit(1 if failed else 0)
+
+
+def _require(config: Config, cluster: str | None) -> None:
+    """Raises: HpcCarbonError, if nothing at all can be known, rather than report that nothing was used."""
+    from hpccarbon.errors import HpcCarbonError
+
+    shared = Path(config.paths.shared_dir)
+    if not shared.is_dir():
+        raise HpcCarbonError(f"{shared}: no such directory (is it mounted? paths.shared_dir names it)")
+    wanted = cluster or config.cluster
+    rooms = [shared / room for room in ("shards", "ledger", "jobs")]
+    if not any((room / wanted).is_dir() for room in rooms):
+        there = sorted({path.name for room in rooms if room.is_dir() for path in room.iterdir() if path.is_dir()})
+        hint = f"there are: {', '.join(there)}" if there else "no node has sealed anything yet"
+        raise HpcCarbonError(f"{shared} holds nothing of cluster {wanted!r}; {hint}")
 
 
 def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:
