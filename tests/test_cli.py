@@ -304,8 +304,38 @@ def test_grams_are_energy_times_everything_that_is_named(run: Run) -> None:
     report = msgspec.json.decode(run("report", "--job", "4900", "-f", "json").out, type=JobReport)
     kwh = (report.total.energy_uj or 0) / 3.6e12
     assert report.total.co2e_g == pytest.approx(kwh * 1.25 * 1.1 * 400)
-    assert report.carbon.intensity_g_per_kwh == pytest.approx(400)
+    assert report.carbon[0].method.intensity_g_per_kwh == pytest.approx(400)
     assert report.jobs[0].figures.co2e_g == pytest.approx(sum(one.figures.co2e_g or 0 for one in report.jobs[0].runs))
+
+
+PLACES = """
+zone = "DE"
+pue = 1.2
+fixed_g_per_kwh = 400.0
+fixed_source = "power plant of the site"
+[carbon.places.north]
+nodes = "n2"
+pue = 1.05
+[carbon.places.cellar]
+partitions = ["gp*"]
+pue = 1.5
+"""
+
+
+def test_nodes_that_stand_elsewhere_have_their_own_factors(run: Run, site: Path) -> None:
+    (site / "places.toml").write_text(CONFIG.format(shared=site / "shared", carbon=PLACES))
+    said = run("report", "--job", "4711", config="places.toml")
+    check("job_places.txt", said.out)
+    report = msgspec.json.decode(run("report", "--job", "4711", "-f", "json", config="places.toml").out, type=JobReport)
+    grams = {part.node: (part.figures.energy_uj or 0) / 3.6e12 * 400 for part in report.jobs[0].nodes}
+    assert report.total.co2e_g == pytest.approx(grams["n1"] * 1.2 + grams["n2"] * 1.05)
+    table = run("report", "--by", "partition", *MARCH, "-f", "json", config="places.toml")
+    usage = msgspec.json.decode(table.out, type=UsageReport)
+    by_key = {tuple(row.key): row.figures for row in usage.rows}
+    gpu = by_key["gpu",]
+    assert gpu.co2e_g == pytest.approx((gpu.energy_uj or 0) / 3.6e12 * 400 * 1.5)
+    assert usage.total.figures.co2e_g == pytest.approx(sum(row.figures.co2e_g or 0 for row in usage.rows))
+    assert {one.place for one in usage.carbon} == {"", "north", "cellar"}
 
 
 # ---- report --by ----

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
+import msgspec
 
 from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
 
 if TYPE_CHECKING:
-    from hpccarbon.carbon.footprint import Description
+    from hpccarbon.carbon.places import Places
     from hpccarbon.config import Config
+    from hpccarbon.report.figures import CarbonOf
     from hpccarbon.report.job import JobReport, PowerPoint, Wanted
     from hpccarbon.report.render.text import Screen
     from hpccarbon.report.usage import UsageReport
@@ -338,8 +340,6 @@ def usage_report(
         place = 1 + words.index("job_id")
         keys = [(*row.key, row.key[place]) for row in rows if row.key[0] == "job"]
     else:
-        import msgspec
-
         only_jobs = msgspec.structs.replace(selection, holders=("job",))
         keys = [row.key for row in ledger.energy(only_jobs, ("holder", *words, "job_id"))]
     lines, total = build.usage_rows(by, rows, keys)
@@ -367,28 +367,62 @@ def usage_report(
 
 def _energy(
     config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]
-) -> tuple[list[EnergyRow], Description]:
-    """The rows, with grams where a zone is configured, and what to say of these grams."""
+) -> tuple[list[EnergyRow], list[CarbonOf]]:
+    """The rows, with grams where a zone is configured, and what to say of these grams, place by place."""
     from hpccarbon.carbon.footprint import Factors
+    from hpccarbon.carbon.places import Places
     from hpccarbon.errors import CarbonError
+    from hpccarbon.report.figures import CarbonOf
 
-    if not config.carbon.zone:
-        return ledger.energy(selection, by), Factors(config.carbon).describe()
+    places = Places(config.carbon, config.shared("intensity"))
     try:
-        factors = Factors(config.carbon, config.shared("intensity"))
+        if places.several:
+            return _energy_of_places(places, ledger, selection, by)
+        factors = places.factors()
+        if factors.zone is None:
+            return ledger.energy(selection, by), [CarbonOf(place="", energy_uj=0, method=factors.describe())]
         hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
-        return ledger.energy(selection, by, factors.mapping(hours)), factors.describe(hours)
+        said = CarbonOf(place="", energy_uj=sum(hours.values()), method=factors.describe(hours))
+        return ledger.energy(selection, by, factors.mapping(hours)), [said]
     except CarbonError as err:
         # A zone that is not known takes the grams away, not the energy.
-        import msgspec
-
         nowhere = Factors(msgspec.structs.replace(config.carbon, zone="")).describe()
-        return ledger.energy(selection, by), msgspec.structs.replace(nowhere, notes=[str(err)])
+        method = msgspec.structs.replace(nowhere, notes=[str(err)])
+        return ledger.energy(selection, by), [CarbonOf(place="", energy_uj=0, method=method)]
+
+
+def _energy_of_places(
+    places: Places, ledger: Ledger, selection: Selection, by: Sequence[str]
+) -> tuple[list[EnergyRow], list[CarbonOf]]:
+    """The same for a cluster whose nodes stand in several places: each row's grams are those of its parts."""
+    from hpccarbon.report.figures import CarbonOf
+
+    parts: dict[tuple[Any, ...], list[tuple[datetime, str | None, str | None, int]]] = {}
+    hours: dict[str, dict[datetime, int]] = {}
+    for row in ledger.energy(selection, (*by, "hour", "node", "partition")):
+        *key, at, node, partition = row.key
+        hour, where = _hour(at), (_name(node), _name(partition))
+        parts.setdefault(tuple(key), []).append((hour, *where, row.energy_uj))
+        used = hours.setdefault(places.place_of(*where), {})
+        used[hour] = used.get(hour, 0) + row.energy_uj
+    rows = [
+        msgspec.structs.replace(row, grams=places.grams(parts.get(row.key, ()))) for row in ledger.energy(selection, by)
+    ]
+    said = [
+        CarbonOf(place=place, energy_uj=sum(used.values()), method=places.factors(place).describe(used))
+        for place, used in hours.items()
+    ]
+    said.sort(key=lambda one: -one.energy_uj)
+    return rows, said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
 
 
 def _hour(key: Any) -> datetime:
     assert isinstance(key, datetime)
     return key
+
+
+def _name(key: Any) -> str | None:
+    return None if key is None else str(key)
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from hpccarbon.carbon.footprint import Description
 from hpccarbon.units import BUCKET_S
 
 if TYPE_CHECKING:
@@ -51,6 +52,14 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     def active_uj(self) -> int | None:
         """The energy beyond the static part."""
         return None if self.energy_uj is None else self.energy_uj - self.static_uj
+
+
+class CarbonOf(msgspec.Struct, frozen=True, kw_only=True):
+    """What turned the energy of one place into grams. Most clusters have one place; the others say so in [carbon]."""
+
+    place: Annotated[str, Means(description="name under carbon.places; empty: [carbon] itself")]
+    energy_uj: Annotated[int, Means(description="energy that was used there")]
+    method: Description
 
 
 class SetAside(msgspec.Struct, frozen=True):

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
-from hpccarbon.carbon.footprint import Description
 from hpccarbon.errors import HpcCarbonError
-from hpccarbon.report.figures import JSON_VERSION, Figures, Means, SetAside, added, percent
+from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 
 if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, JobRecord
@@ -156,7 +155,7 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     ]
     jobs: list[JobPart]
     total: Annotated[Figures, Means(description="all jobs together")]
-    carbon: Description
+    carbon: Annotated[list[CarbonOf], Means(description="one entry per place, most energy first")]
     power_step_s: Annotated[int | None, Means(description="length of a step of `power`")]
     power: Annotated[list[PowerPoint], Means(description="power of a single job over time")]
     hints: list[Hint]

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from hpccarbon.carbon.footprint import Description
 from hpccarbon.errors import HpcCarbonError
-from hpccarbon.report.figures import JSON_VERSION, Figures, Means, SetAside, added, percent
+from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 from hpccarbon.report.job import job_name
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     filters: Filters
     rows: Annotated[list[UsageRow], Means(description="most energy first; by time: in its order")]
     total: Annotated[UsageRow, Means(description="all rows together: what the meters counted, unless narrowed")]
-    carbon: Description
+    carbon: Annotated[list[CarbonOf], Means(description="one entry per place, most energy first")]
     set_aside: Annotated[list[SetAside], Means(description="files that could not be trusted and are in no figure")]
 
 

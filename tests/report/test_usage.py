@@ -93,6 +93,7 @@ def test_words_are_taken_once_each() -> None:
 def test_a_table_fits_the_terminal(ledger: Ledger, width: int, by: list[str]) -> None:
     from hpccarbon.carbon.footprint import Factors
     from hpccarbon.config import Carbon
+    from hpccarbon.report.figures import CarbonOf
     from hpccarbon.report.usage import Filters, UsageReport
 
     lines, total = lines_of(ledger, *by)
@@ -105,7 +106,7 @@ def test_a_table_fits_the_terminal(ledger: Ledger, width: int, by: list[str]) ->
         filters=Filters(),
         rows=lines,
         total=total,
-        carbon=Factors(Carbon()).describe(),
+        carbon=[CarbonOf(place="", energy_uj=0, method=Factors(Carbon()).describe())],
         set_aside=[],
     )
     text = usage_text(report, Screen(width))

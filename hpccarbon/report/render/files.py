@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -58,14 +58,20 @@ def _figures(figures: Figures) -> dict[str, Any]:
 
 
 def _method(report: Report) -> dict[str, Any]:
-    carbon = report.carbon
+    methods = [one.method for one in report.carbon]
+
+    def only(values: Iterable[Any]) -> Any:
+        """What all places have in common; null where they differ."""
+        different = set(values)
+        return different.pop() if len(different) == 1 else None
+
     return {
-        "carbon_zone": carbon.zone,
-        "carbon_basis": carbon.basis,
-        "intensity_g_per_kwh": carbon.intensity_g_per_kwh,
-        "carbon_sources": "; ".join(carbon.sources) or None,
-        "pue": carbon.pue,
-        "node_factor": carbon.node_factor,
+        "carbon_zone": "; ".join(dict.fromkeys(method.zone for method in methods if method.zone)) or None,
+        "carbon_basis": only(method.basis for method in methods),
+        "intensity_g_per_kwh": only(method.intensity_g_per_kwh for method in methods),
+        "carbon_sources": "; ".join(source for method in methods for source in method.sources) or None,
+        "pue": only(method.pue for method in methods),
+        "node_factor": only(method.node_factor for method in methods),
     }
 
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import NamedTuple
 
 from hpccarbon.carbon.footprint import NO_PUE, Description, RungShare
-from hpccarbon.report.figures import Figures
+from hpccarbon.report.figures import CarbonOf, Figures
 from hpccarbon.report.job import Hint, JobPart, JobReport, PowerPoint, base_state, states
 from hpccarbon.report.render import words
 from hpccarbon.report.render.inert import columns, cut, inert
@@ -185,16 +185,27 @@ def _energy_lines(figures: Figures, screen: Screen) -> list[str]:
     return [first.replace(amount, screen.bold(amount), 1), *rest]
 
 
-def carbon_lines(figures: Figures, carbon: Description, screen: Screen) -> list[str]:
+def carbon_lines(figures: Figures, carbon: Sequence[CarbonOf], screen: Screen) -> list[str]:
     """Grams and what they were made with; or why there are none."""
+    notes = list(dict.fromkeys(note for one in carbon for note in one.method.notes if note != NO_PUE))
     if figures.co2e_g is None:
-        return _wrapped("Carbon", f"{words.UNKNOWN}: {inert('; '.join(carbon.notes) or 'no intensity')}", screen)
+        return _wrapped("Carbon", f"{words.UNKNOWN}: {inert('; '.join(notes) or 'no intensity')}", screen)
     amount = f"{words.grams(figures.co2e_g)} CO2e"
-    spread = _spread(carbon)
+    used = [one for one in carbon if one.energy_uj] or list(carbon)
+    spread = _spread(used[0].method) if len(used) == 1 else None
     first, *rest = _wrapped("Carbon", f"{amount}  (± {words.percent(spread)})" if spread else amount, screen)
     lines = [first.replace(amount, screen.bold(amount), 1), *rest]
-    said = [_method(carbon), *(inert(note) for note in carbon.notes if note != NO_PUE)]
-    return lines + [screen.dim(line) for text in said for line in _wrapped("", text, screen)]
+    whole = sum(one.energy_uj for one in used)
+    said = [_method(used[0].method)] if len(used) == 1 else [_of_place(one, whole) for one in used]
+    return lines + [screen.dim(line) for text in [*said, *map(inert, notes)] for line in _wrapped("", text, screen)]
+
+
+def _of_place(one: CarbonOf, whole: int) -> str:
+    """`north, 63 %: 45 g/kWh in South Sweden (SE-SE4), ... (± 12 %)`."""
+    spread = _spread(one.method)
+    name = inert(one.place, 24) if one.place else "other nodes"
+    share = words.percent(100 * one.energy_uj / whole if whole else None)
+    return f"{name}, {share}: {_method(one.method)}{f' (± {words.percent(spread)})' if spread else ''}"
 
 
 def _spread(carbon: Description) -> float | None:
@@ -224,13 +235,14 @@ def _rung(rung: RungShare) -> str:
     return f"{inert(rung.words, 80)}{span}"
 
 
-def _data(figures: Figures, carbon: Description, screen: Screen) -> list[str]:
+def _data(figures: Figures, carbon: Sequence[CarbonOf], screen: Screen) -> list[str]:
     """Where the intensities came from, with the attributions their licences ask for; nothing where no grams are."""
     if figures.co2e_g is None:
         return []
-    sources = [share.source for share in carbon.rungs if not any(share.source in text for text in carbon.notices)]
-    named = [*sources, *carbon.notices]
-    text = "; ".join(inert(one) for one in dict.fromkeys(named))
+    notices = [notice for one in carbon for notice in one.method.notices]
+    sources = [share.source for one in carbon for share in one.method.rungs]
+    unnamed = [source for source in sources if not any(source in notice for notice in notices)]
+    text = "; ".join(inert(one) for one in dict.fromkeys([*unnamed, *notices]))
     return [screen.dim(line) for line in _wrapped("Data", text, screen)]
 
 
