@@ -28,21 +28,26 @@ class Holding(msgspec.Struct, frozen=True):
     """What a job holds during a division.
 
     `cores` is None where nobody told: then it counts as the cores the job was seen to use. `sockets` maps CPU
-    package -> CPUs held there, None where the job may run anywhere. `gpus` are channel devices (UUIDs).
+    package -> CPUs held there, None where the job may run anywhere. `gpus` maps channel device (UUID) -> parts of it that
+    are held: 1 for a whole GPU, the compute slices of a MIG instance.
     """
 
     cores: int | None
     mem_bytes: int | None = None
     sockets: Mapping[int, int] | None = None
-    gpus: frozenset[str] = frozenset()
+    gpus: Mapping[str, int] = {}
 
 
 class Node(msgspec.Struct, frozen=True):
-    """What is divided: CPUs, memory, and how many CPUs each package has (empty: not told apart)."""
+    """What is divided: CPUs, memory, how many CPUs each package has (empty: not told apart), and each GPU's parts.
+
+    A GPU that is not in `gpu_parts` has one part: itself.
+    """
 
     cpus: int
     mem_bytes: int = 0
     sockets: Mapping[int, int] = {}
+    gpu_parts: Mapping[str, int] = {}
 
 
 class Share(msgspec.Struct):
@@ -366,23 +371,22 @@ class Division:
     def _divide_gpu(
         self, index: int, energy: int, jobs: list[Share], unallocated: Share, present: Sequence[int]
     ) -> None:
+        """Static energy by parts held x time, free parts to `unallocated`; the rest by use, where that is known."""
         channel = self.channels[index]
+        device = channel.device or ""
+        held = {
+            number: job.gpus[device] * present[number] for number, job in enumerate(self.jobs) if device in job.gpus
+        }
         static = min(energy, self._gpu_static[index])
-        holders = [number for number, job in enumerate(self.jobs) if channel.device in job.gpus]
-        if not holders:
+        if not any(held.values()):
             unallocated.charge("gpu", energy, static, channel.modelled)
             return
-        by_time = {number: max(present[number], 1) for number in holders}
-        use = self._gpu_dynamic.get(index, [])
-        by_use = {number: use[number] for number in holders} if use else by_time
-        if not sum(by_use.values()):
-            by_use = by_time
-        held_ns = max(*by_time.values(), 1)
-        free_ns = max(0, self._all_present_ns - sum(by_time.values())) if len(holders) == 1 else 0
-        # One holder that came late or left early: the rest of the static part was nobody's.
-        whose = apportion(static, {**by_time, -1: free_ns if held_ns < self._all_present_ns else 0})
-        moving = apportion(energy - static, by_use)
-        for number in holders:
+        free = self.node.gpu_parts.get(device, 1) * self._all_present_ns - sum(held.values())
+        whose = apportion(static, {**held, -1: max(0, free)})
+        use = self._gpu_dynamic.get(index)
+        by_use = {number: use[number] for number in held} if use else held
+        moving = apportion(energy - static, by_use if any(by_use.values()) else held)
+        for number in held:
             jobs[number].charge("gpu", whose[number] + moving[number], whose[number], channel.modelled)
         unallocated.charge("gpu", whose[-1], whose[-1], channel.modelled)
 

@@ -8,13 +8,13 @@ moment, while energy is only ever subtracted over a whole tick, which sensors th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import sub
 
 import msgspec
 
 from hpccarbon.node.attribution import Division, Node, PoolKey, Share
-from hpccarbon.node.meters import Meter
+from hpccarbon.node.meters import Gpu, Meter, gpu_meters, gpu_units
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.roster import Job, Roster, RunKey
@@ -101,7 +101,6 @@ class Sampler:
         files: what the hooks left.
         cpus: CPUs that Slurm can hand out here (0: those the kernel runs on).
         configured_idle_uw: component -> static power of all its channels together, where the site measured it.
-        devices: Slurm's GPU indices -> channel devices (UUIDs).
         log: called with one line when something changes.
     """
 
@@ -114,18 +113,20 @@ class Sampler:
         *,
         cpus: int = 0,
         configured_idle_uw: Mapping[str, int] | None = None,
-        devices: Callable[[Sequence[str]], frozenset[str]] = lambda indices: frozenset(),
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._meters = tuple(meters)
         self._log = log
         self.boot_id = boot_id(root)
         count = cpus or online_cpus(root)
-        self.roster = Roster(root, node, count, files, self.boot_id, devices)
+        self._gpu_meters = gpu_meters(meters)
+        self._shared_gpus: frozenset[str] = frozenset()
+        self._pids: dict[int, RunKey | None] = {}
+        self.roster = Roster(root, node, count, files, self.boot_id, self._gpus_held)
         sizes: dict[int, int] = {}
         for socket in self.roster.sockets.values():
             sizes[socket] = sizes.get(socket, 0) + 1
-        self.node = Node(count, _memory(root), sizes)
+        self.node = Node(count, _memory(root), sizes, self._gpu_parts())
         self._configured_idle_uw = dict(configured_idle_uw or {})
         self._idle_uw: dict[str, int] = {}
         self._window: tuple[int, list[int]] | None = None
@@ -236,7 +237,7 @@ class Sampler:
         cpu.append(self._system(now.busy, sum(cpu)))
         dt_ns = now.at_ns - mark.at_ns
         self._learn(dt_ns, deltas, sum(cpu))
-        division.add(dt_ns, deltas, cpu)
+        division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs))
         self._last_counts, self._synced = counts, False
         self._set_mark(now)
         return True
@@ -372,8 +373,10 @@ class Sampler:
         share = [_between(used, span, left, right) for used, span in zip(cpu, [*spans, whole], strict=True)]
         here = [index for index, there in enumerate(present) if there > 0 or share[index]]
         division = self._new_division([jobs[index] for index in here])
-        division.add(right - left, part, [*(share[i] for i in here), share[-1]], [present[i] for i in here])
-        self._collect(division, [jobs[index].key for index in here], bucket)
+        those = [jobs[index] for index in here]
+        used = [*(share[index] for index in here), share[-1]]
+        division.add(right - left, part, used, [present[index] for index in here], self._gpu_use(those))
+        self._collect(division, [job.key for job in those], bucket)
 
     def _new_division(self, jobs: Sequence[Job]) -> Division:
         idle = [self._idle_uw.get(key, 0) for key in self._keys]
@@ -395,6 +398,7 @@ class Sampler:
         self._last_counts = [job.count for job in roster.opened]
         self._no_group = [0] * len(without)
         self._division = self._new_division(self._division_jobs)
+        self._watch_shared_gpus()
         self._bucket = wall_ns // _BUCKET_NS
         roster.changed = False
 
@@ -451,6 +455,48 @@ class Sampler:
         if learned and self._division is not None:
             self._division.relearn([self._idle_uw.get(key, 0) for key in self._keys])
 
+    # ---- GPUs ---------------------------------------------------------------------------------------------------
+
+    def _gpus(self) -> list[Gpu]:
+        return [gpu for meter in self._gpu_meters for gpu in meter.devices()]
+
+    def _gpus_held(self, names: Iterable[str]) -> dict[str, int]:
+        """Device -> parts of it that a job holds, from what Slurm calls its GPUs."""
+        held: dict[str, int] = {}
+        for unit in gpu_units(self._gpus(), names).values():
+            held[unit.device] = held.get(unit.device, 0) + unit.size
+        return held
+
+    def _gpu_parts(self) -> dict[str, int]:
+        gpus = self._gpus()
+        return {unit.device: unit.of for unit in gpu_units(gpus, [str(n) for n in range(16 * len(gpus))]).values()}
+
+    def _watch_shared_gpus(self) -> None:
+        """Have the meters count what processes use of GPUs that several jobs hold; of the others nobody asks."""
+        holders = [device for job in self._division_jobs for device in job.holding.gpus]
+        shared = frozenset(device for device in holders if holders.count(device) > 1)
+        self._pids.clear()  # pids come back
+        if shared != self._shared_gpus:
+            self._shared_gpus = shared
+            for meter in self._gpu_meters:
+                meter.watch_processes(shared)
+
+    def _gpu_use(self, jobs: Sequence[Job]) -> dict[str, list[int]] | None:
+        """Device -> what each of these jobs used of it since the last tick; None where no GPU is shared."""
+        if not self._shared_gpus:
+            return None
+        place = {job.key: number for number, job in enumerate(jobs)}
+        use: dict[str, list[int]] = {}
+        for meter in self._gpu_meters:
+            for device in self._shared_gpus:
+                for pid, amount in meter.processes(device).items():
+                    if pid not in self._pids:
+                        self._pids[pid] = self.roster.owner_of(pid)
+                    owner = self._pids[pid]
+                    if owner in place:
+                        use.setdefault(device, [0] * len(jobs))[place[owner]] += amount
+        return use
+
     # ---- handing over -------------------------------------------------------------------------------------------
 
     def settle(self) -> Mark | None:
@@ -481,6 +527,8 @@ class Sampler:
         if changed:
             self._close_division()
             self._take_channels()
+            self.node = msgspec.structs.replace(self.node, gpu_parts=self._gpu_parts())
+            self.roster.rehold()
             self._log(f"meters changed ({', '.join(changed)}): {', '.join(self._keys) or 'none left'}")
 
     def close(self) -> None:

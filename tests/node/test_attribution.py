@@ -24,7 +24,7 @@ holdings = st.builds(
     cores=st.none() | st.integers(0, 20),
     mem_bytes=st.none() | st.integers(1, 1 << 36),
     sockets=st.none() | st.dictionaries(st.sampled_from([0, 1]), st.integers(0, 8), min_size=1),
-    gpus=st.sets(st.sampled_from(["GPU-a", "GPU-b"])).map(frozenset),
+    gpus=st.dictionaries(st.sampled_from(["GPU-a", "GPU-b"]), st.integers(1, 4)),
 )
 
 
@@ -100,7 +100,7 @@ def test_memory_is_divided_by_what_was_allocated() -> None:
 
 
 def test_a_gpu_is_its_holders_and_a_free_one_is_nobodys() -> None:
-    jobs = [Holding(1, gpus=frozenset({"GPU-a"})), Holding(1)]
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1)]
     division = Division(Node(8), [GPU_A, GPU_B], [50_000_000, 50_000_000], jobs)
     division.add(NS_PER_S, [300_000_000, 50_000_000], [0, 0, 0])
     (a, b), _system, free = division.close()
@@ -109,12 +109,21 @@ def test_a_gpu_is_its_holders_and_a_free_one_is_nobodys() -> None:
 
 
 def test_a_shared_gpu_is_divided_by_use_and_else_by_time() -> None:
-    jobs = [Holding(1, gpus=frozenset({"GPU-a"})), Holding(1, gpus=frozenset({"GPU-a"}))]
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1, gpus={"GPU-a": 1})]
     for use, wanted in (({"GPU-a": [90, 10]}, [230_000_000, 70_000_000]), (None, [150_000_000, 150_000_000])):
         division = Division(Node(8), [GPU_A], [100_000_000], jobs)
         division.add(NS_PER_S, [300_000_000], [0, 0, 0], gpu_use=use)
         shares, _system, _free = division.close()
         assert [share.gpu_uj for share in shares] == pytest.approx(wanted, abs=1)
+
+
+def test_mig_instances_pay_for_their_slices_and_free_slices_are_nobodys() -> None:
+    """Seven slices: A holds 3, B holds 1, 3 are free. Static by slices, dynamic by slices of those that are held."""
+    jobs = [Holding(1, gpus={"GPU-a": 3}), Holding(1, gpus={"GPU-a": 1})]
+    division = Division(Node(8, gpu_parts={"GPU-a": 7}), [GPU_A], [70_000_000], jobs)
+    division.add(NS_PER_S, [270_000_000], [0, 0, 0])
+    (a, b), _system, free = division.close()
+    assert (a.gpu_uj, b.gpu_uj, free.gpu_uj) == (180_000_000, 60_000_000, 30_000_000)
 
 
 def test_the_rest_of_a_node_meter_follows_the_components_and_may_come_late() -> None:

@@ -9,6 +9,7 @@ groups did is what the vanished ones used.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 
@@ -30,6 +31,7 @@ FORGOTTEN_NS = 300 * NS_PER_S
 """A job whose group is gone and whose epilog never came has ended when its group went."""
 NEVER_SEEN_NS = 24 * 3600 * NS_PER_S
 _COUNT_SIZE = 64
+_IN_JOB = re.compile(r"/(?:job_(\d{1,18})|(s[0-9A-Z]{13}))(?:/|$)", re.MULTILINE)
 
 
 class Job:
@@ -70,7 +72,7 @@ class Roster:
     Args:
         root: where kernel files are; node: the node's name as Slurm knows it; cpus: how many Slurm hands out.
         files: what the hooks left; boot_id: this boot.
-        devices: Slurm's GPU indices -> channel devices (UUIDs).
+        devices: what Slurm calls a job's GPUs -> channel device (UUID) -> parts of it.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Roster:
         cpus: int,
         files: JobFiles,
         boot_id: str,
-        devices: Callable[[Sequence[str]], frozenset[str]] = lambda indices: frozenset(),
+        devices: Callable[[Sequence[str]], Mapping[str, int]] = lambda names: {},
     ) -> None:
         self._root = root
         self._node = node
@@ -177,7 +179,7 @@ class Roster:
                     socket = self.sockets.get(cpu, 0)
                     sockets[socket] = sockets.get(socket, 0) + 1
             memory = memory or cgroup.memory_of(self._root, self._layout, job.group)
-        gpus = self._devices(run.alloc_gpus) if run.alloc_gpus else frozenset()
+        gpus = self._devices(run.alloc_gpus) if run.alloc_gpus else {}
         job.holding = Holding(cores, memory, sockets, gpus)
 
     # ---- what the hooks told ------------------------------------------------------------------------------------
@@ -398,6 +400,24 @@ class Roster:
                 gone.append(job)
         gone += [job for job in jobs if job.unmetered and job.end_ns is not None and job.end_ns >= start_ns]
         return gone or [job for job in jobs if job.unmetered and job.end_ns is None]
+
+    def owner_of(self, pid: int) -> RunKey | None:
+        """The run a process belongs to, by its cgroup; None for a process of no job here."""
+        match = _IN_JOB.search(self._root.word(f"proc/{pid}/cgroup"))
+        if match is None:
+            return None
+        mine = [
+            job
+            for job in self._jobs.values()
+            if job.end_ns is None and (str(job.run.job_id) == match[1] or (match[2] and job.run.sluid == match[2]))
+        ]
+        return max(mine, key=lambda job: job.run.restart).key if mine else None
+
+    def rehold(self) -> None:
+        """Work out anew what everyone holds, after hardware came or went."""
+        for job in self._jobs.values():
+            self._hold(job)
+        self.changed = True
 
     # ---- who is gone --------------------------------------------------------------------------------------------
 
