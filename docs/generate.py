@@ -178,8 +178,8 @@ def json_page() -> str:
         "# JSON of `hpccarbon report`\n",
         MADE,
         f"`schema_version` {JobReport.__struct_defaults__[0]}. Within a version fields are added, never renamed or"
-        " given another meaning. Times are UTC (RFC 3339), energies integer microjoules (1 kWh = 3,600,000,000,000"
-        ' µJ: more than 2^53 of them is more than 2,500 kWh, so read them as integers), and null is "not known".'
+        " given another meaning. Times are UTC (RFC 3339); null is 'not known'. Energies are integers in microjoules:"
+        " read them as 64-bit integers, because a double is exact only up to 2^53 µJ, which is about 2,500 kWh."
         " The text is plain ASCII; strings that users chose (job and account names) are given as they are and must be"
         " escaped where they are shown. CSV and Parquet have the same figures as flat rows: one per run of a job, or"
         " one per line of a table; strings in CSV cannot become formulas.\n",

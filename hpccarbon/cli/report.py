@@ -17,8 +17,9 @@ from hpccarbon.cli.common import config_option, listed, parse_month, parse_time,
 if TYPE_CHECKING:
     from hpccarbon.carbon.places import Places
     from hpccarbon.config import Config
+    from hpccarbon.errors import CarbonError
     from hpccarbon.report.figures import CarbonOf
-    from hpccarbon.report.job import JobReport, PowerPoint, Wanted
+    from hpccarbon.report.job import JobPart, JobReport, PowerPoint, Wanted
     from hpccarbon.report.render.text import Screen
     from hpccarbon.report.usage import UsageReport
     from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
@@ -29,7 +30,7 @@ Parsed = TypeVar("Parsed")
 Format = Literal["text", "json", "csv", "parquet"]
 FORMATS: tuple[Format, ...] = ("text", "json", "csv", "parquet")
 DEFAULT_SINCE = "30d"
-MAX_MINUTE_HOURS = 8
+MAX_MINUTE_HOURS = 6
 MAX_MINUTE_SHARDS = 256
 """Power by the minute opens a shard per node and hour: a longer or wider job is drawn by the hour, from the ledger."""
 MAX_WIDTH = 120
@@ -194,7 +195,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
     plain = {one.job_id for one in wanted if one.task is None and one.het is None}
     job_ids = tuple(sorted(plain | {record.job_id for record in records}))
     selection = Selection(job_ids=job_ids, holders=("job",))
-    rows, carbon = _energy(config, ledger, selection, build.BY)
+    rows, carbon = _with_grams(config, ledger.energy(selection, build.BY))
     by_job: dict[int, list[EnergyRow]] = {}
     for row in rows:
         by_job.setdefault(int(str(row.key[0])), []).append(row)
@@ -221,7 +222,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
     used = [row for job_id in chosen for row in by_job.get(job_id, [])]
     total = build.total_of(parts, used, of_job)
     single = parts[0] if len(parts) == 1 else None
-    power, step_s = _power(ledger, single) if single else ([], None)
+    power, step_s = _power(ledger, single, used) if single else ([], None)
     return build.JobReport(
         cluster=ledger.cluster or "",
         timezone=config.report.timezone,
@@ -280,7 +281,7 @@ def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[
     return [known[key] for key in sorted(known)], unasked
 
 
-def _silent(job: Any, of_job: dict[int, list[JobRecord]]) -> list[str]:
+def _silent(job: JobPart, of_job: dict[int, list[JobRecord]]) -> list[str]:
     """The nodes that Slurm gave the job and that reported nothing; not asked where all of the job is covered."""
     if (job.figures.covered_percent or 0) >= 99:
         return []
@@ -297,22 +298,22 @@ def _silent(job: Any, of_job: dict[int, list[JobRecord]]) -> list[str]:
     return [node for node in given if node not in there]
 
 
-def _power(ledger: Ledger, job: Any) -> tuple[list[PowerPoint], int | None]:
+def _power(ledger: Ledger, job: JobPart, rows: Sequence[EnergyRow]) -> tuple[list[PowerPoint], int | None]:
     """The job's power over time, by the minute where that opens few shards, else by the hour."""
-    from hpccarbon.report.job import power_points
+    from hpccarbon.report.job import power_by_hour, power_points
     from hpccarbon.site.ledger import Selection
 
     figures = job.figures
     if figures.first is None or figures.last is None or (job.elapsed_s or 0) < 120:
         return [], None
-    # The hours between are known: nobody has to look for them again.
-    selection = Selection(job_ids=(job.job_id,), holders=("job",), since=figures.first, until=figures.last)
-    hours = (figures.last - figures.first).total_seconds() / 3600 + 1
-    if hours <= MAX_MINUTE_HOURS + 1 and len(job.nodes) * hours <= MAX_MINUTE_SHARDS:
+    hours = len({row.key[6] for row in rows})
+    if hours <= MAX_MINUTE_HOURS and len(job.nodes) * hours <= MAX_MINUTE_SHARDS:
+        # The minutes between are known: nobody has to look for them again.
+        selection = Selection(job_ids=(job.job_id,), holders=("job",), since=figures.first, until=figures.last)
         points = power_points(ledger.energy(selection, ("bucket",)), 60)
         if len(points) > 1:
             return points, 60
-    points = power_points(ledger.energy(Selection(job_ids=(job.job_id,), holders=("job",)), ("hour",)), 3600)
+    points = power_by_hour(rows)
     return (points, 3600) if len(points) > 1 else ([], None)
 
 
@@ -365,14 +366,37 @@ def usage_report(
 # ---- carbon ---------------------------------------------------------------------------------------------------------
 
 
+def _with_grams(config: Config, rows: Sequence[EnergyRow]) -> tuple[list[EnergyRow], list[CarbonOf]]:
+    """Rows of one hour, node and partition each (keys as `job.BY`), with their grams and how they were made."""
+    from hpccarbon.carbon.places import Places
+    from hpccarbon.errors import CarbonError
+
+    places = Places(config.carbon, config.shared("intensity"))
+    hours: dict[str, dict[datetime, int]] = {}
+    for row in rows:
+        used = hours.setdefault(places.place_of(_name(row.key[2]), _name(row.key[5])), {})
+        used[_hour(row.key[6])] = used.get(_hour(row.key[6]), 0) + row.energy_uj
+    try:
+        # All hours of a place at once: a series is read from its first to its last.
+        for place, used in hours.items():
+            places.factors(place).mapping(used)
+        said = _said(places, hours)
+    except CarbonError as err:
+        return list(rows), [_no_grams(config, err)]
+    return [
+        msgspec.structs.replace(
+            row, grams=places.grams([(_hour(row.key[6]), _name(row.key[2]), _name(row.key[5]), row.energy_uj)])
+        )
+        for row in rows
+    ], said
+
+
 def _energy(
     config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]
 ) -> tuple[list[EnergyRow], list[CarbonOf]]:
-    """The rows, with grams where a zone is configured, and what to say of these grams, place by place."""
-    from hpccarbon.carbon.footprint import Factors
+    """Rows of any kind, with grams where a zone is configured, and how they were made."""
     from hpccarbon.carbon.places import Places
     from hpccarbon.errors import CarbonError
-    from hpccarbon.report.figures import CarbonOf
 
     places = Places(config.carbon, config.shared("intensity"))
     try:
@@ -380,23 +404,17 @@ def _energy(
             return _energy_of_places(places, ledger, selection, by)
         factors = places.factors()
         if factors.zone is None:
-            return ledger.energy(selection, by), [CarbonOf(place="", energy_uj=0, method=factors.describe())]
+            return ledger.energy(selection, by), _said(places, {})
         hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
-        said = CarbonOf(place="", energy_uj=sum(hours.values()), method=factors.describe(hours))
-        return ledger.energy(selection, by, factors.mapping(hours)), [said]
+        return ledger.energy(selection, by, factors.mapping(hours)), _said(places, {"": hours})
     except CarbonError as err:
-        # A zone that is not known takes the grams away, not the energy.
-        nowhere = Factors(msgspec.structs.replace(config.carbon, zone="")).describe()
-        method = msgspec.structs.replace(nowhere, notes=[str(err)])
-        return ledger.energy(selection, by), [CarbonOf(place="", energy_uj=0, method=method)]
+        return ledger.energy(selection, by), [_no_grams(config, err)]
 
 
 def _energy_of_places(
     places: Places, ledger: Ledger, selection: Selection, by: Sequence[str]
 ) -> tuple[list[EnergyRow], list[CarbonOf]]:
     """The same for a cluster whose nodes stand in several places: each row's grams are those of its parts."""
-    from hpccarbon.report.figures import CarbonOf
-
     parts: dict[tuple[Any, ...], list[tuple[datetime, str | None, str | None, int]]] = {}
     hours: dict[str, dict[datetime, int]] = {}
     for row in ledger.energy(selection, (*by, "hour", "node", "partition")):
@@ -405,15 +423,30 @@ def _energy_of_places(
         parts.setdefault(tuple(key), []).append((hour, *where, row.energy_uj))
         used = hours.setdefault(places.place_of(*where), {})
         used[hour] = used.get(hour, 0) + row.energy_uj
-    rows = [
-        msgspec.structs.replace(row, grams=places.grams(parts.get(row.key, ()))) for row in ledger.energy(selection, by)
-    ]
+    said = _said(places, hours)
+    rows = ledger.energy(selection, by)
+    return [msgspec.structs.replace(row, grams=places.grams(parts.get(row.key, ()))) for row in rows], said
+
+
+def _said(places: Places, hours: dict[str, dict[datetime, int]]) -> list[CarbonOf]:
+    """How each place's grams are made, most energy first."""
+    from hpccarbon.report.figures import CarbonOf
+
     said = [
         CarbonOf(place=place, energy_uj=sum(used.values()), method=places.factors(place).describe(used))
         for place, used in hours.items()
     ]
     said.sort(key=lambda one: -one.energy_uj)
-    return rows, said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
+    return said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
+
+
+def _no_grams(config: Config, err: CarbonError) -> CarbonOf:
+    """A zone that is not known takes the grams away, not the energy."""
+    from hpccarbon.carbon.footprint import Factors
+    from hpccarbon.report.figures import CarbonOf
+
+    nowhere = Factors(msgspec.structs.replace(config.carbon, zone="")).describe()
+    return CarbonOf(place="", energy_uj=0, method=msgspec.structs.replace(nowhere, notes=[str(err)]))
 
 
 def _hour(key: Any) -> datetime:

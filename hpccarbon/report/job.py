@@ -16,8 +16,8 @@ from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, Set
 if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, JobRecord
 
-BY = ("job_id", "run", "node", "user", "account", "partition")
-"""What the energy rows of a job report are grouped by."""
+BY = ("job_id", "run", "node", "user", "account", "partition", "hour")
+"""What the energy rows of a job report are grouped by: enough for every line of the page, and for its grams."""
 MIN_ADVICE_S = 60
 """Shorter jobs get no advice: starting up is not how they would use their cores."""
 MAX_HET = 128
@@ -335,6 +335,16 @@ def power_points(rows: Sequence[EnergyRow], step_s: int) -> list[PowerPoint]:
         present_s = row.present_ms / 1000 / max(row.nodes, 1)
         if isinstance(at, datetime) and present_s > 0:
             points.append(PowerPoint(at, row.energy_uj / 1e6 / min(present_s, step_s)))
+    return points
+
+
+def power_by_hour(rows: Sequence[EnergyRow]) -> list[PowerPoint]:
+    """The same by the hour, from rows grouped by `BY`."""
+    points = []
+    for at, its_rows in sorted(_grouped(rows, lambda row: row.key[6]).items(), key=lambda pair: str(pair[0])):
+        present_s = sum(row.present_ms for row in its_rows) / 1000 / len({row.key[2] for row in its_rows})
+        if isinstance(at, datetime) and present_s > 0:
+            points.append(PowerPoint(at, sum(row.energy_uj for row in its_rows) / 1e6 / min(present_s, 3600)))
     return points
 
 

@@ -33,7 +33,7 @@ RHYTHM = Rhythm("alpha", 900, 10)
 def energy(node: str = "n1", run: str = "0.x", **given: Any) -> EnergyRow:
     """An hour of 16 cores on a node: 100 Wh, a quarter of it static."""
     values: dict[str, Any] = {
-        "key": (1, run, node, None, None, None),
+        "key": (1, run, node, None, None, None, START),
         "cpu_uj": 360_000_000_000,
         "dram_uj": None,
         "gpu_uj": None,
@@ -163,7 +163,7 @@ def test_missing_components_stay_missing() -> None:
 
 
 def test_without_a_record_the_hooks_facts_are_shown() -> None:
-    rows = [energy(key=(1, "0.x", "n1", None, None, None)), energy(key=(1, "0.x", "n1", "bob", "chem", "batch"))]
+    rows = [energy(key=(1, "0.x", "n1", *who, START)) for who in ((None, None, None), ("bob", "chem", "batch"))]
     part = job_part(1, rows, [])
     assert (part.user, part.account, part.partition, part.state) == ("bob", "chem", "batch", None)
 
