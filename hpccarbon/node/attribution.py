@@ -28,8 +28,8 @@ class Holding(msgspec.Struct, frozen=True):
     """What a job holds during a division.
 
     `cores` is None where nobody told: then it counts as the cores the job was seen to use. `sockets` maps CPU
-    package -> CPUs held there, None where the job may run anywhere. `gpus` maps channel device (UUID) -> parts of it that
-    are held: 1 for a whole GPU, the compute slices of a MIG instance.
+    package -> CPUs held there, None where the job may run anywhere. `gpus` maps channel device (UUID) -> parts held of
+    it: 1 for a whole GPU, the compute slices of a MIG instance.
     """
 
     cores: int | None

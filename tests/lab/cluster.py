@@ -635,13 +635,15 @@ class Lab:
 
     # hpccarbon's daemons
 
-    def start_daemon(self, name: str, timeout: float = 10) -> Process:
-        """Start a node's daemon and wait for its pid file. Raises: LabError."""
+    def start_daemon(self, name: str, timeout: float = 10, env: Mapping[str, str] | None = None) -> Process:
+        """Start a node's daemon (with `env` beside the lab's) and wait for its pid file. Raises: LabError."""
         config, service = self.node_config(name), f"daemon-{name}"
         running = self.daemon(name)
         if running:
             return running
-        self._start(service, [self.program, "daemon", "--config", str(config), "--node", name], self.env())
+        self._start(
+            service, [self.program, "daemon", "--config", str(config), "--node", name], {**self.env(), **(env or {})}
+        )
         self._ready(service, lambda: self._pid_file(name) is not None, timeout)
         process = self._pid_file(name)
         if process is None:

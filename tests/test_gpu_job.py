@@ -1,0 +1,83 @@
+"""GPUs that real Slurm hands out, read by the real pynvml from a stub of NVIDIA's library: who pays for which."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hpccarbon.site.ledger import Ledger, Selection
+from tests.lab import Lab
+from tests.lab.cluster import unavailable
+from tests.stubs.nvml import build
+
+pytestmark = pytest.mark.lab
+POWER_W = (250, 300, 70, 60)
+"""Of the four GPUs, constant: what a job draws is then power x time held."""
+
+
+@pytest.fixture(scope="module")
+def gpu_lab() -> Iterator[Lab]:
+    """A lab whose second node has four GPUs, listed by the stub in another order than by minor number."""
+    reason = unavailable() or build.missing()
+    if reason:
+        pytest.skip(f"NO LAB: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix="hcgpu-"))
+    folder.chmod(0o755)
+    lab = Lab(folder)
+    try:
+        lab.up(gpus=True, prefix=f"g{os.getpid()}n")
+        node = lab.names[1]
+        build.build(folder)
+        lines = ["driver 550.54\n"]
+        for minor in (2, 0, 3, 1):
+            lines.append(
+                f"gpu\nuuid GPU-{minor:08d}-0000-0000-0000-000000000000\npci 00000000:{minor + 1:02X}:00.0\nname Stub\n"
+                f"minor {minor}\narch 8\nenergy_mj 1000000\npower_mw {POWER_W[minor] * 1000}\n"
+                f"since_ns {time.clock_gettime_ns(time.CLOCK_BOOTTIME)}\nlimit_mw 400000\nmax_limit_mw 400000\n"
+            )
+        (folder / "nvml.state").write_text("".join(lines))
+        mark = lab.nodes[node].root / "dev" / "nvidiactl"
+        mark.parent.mkdir(exist_ok=True)
+        mark.touch()
+        lab.start_daemon(
+            node, env={"LD_LIBRARY_PATH": str(folder), "NVML_STUB_STATE": str(folder / "nvml.state")}, timeout=20
+        )
+        time.sleep(2)
+        yield lab
+    finally:
+        lab.down()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_job_pays_for_the_gpus_that_slurm_gave_it(gpu_lab: Lab) -> None:
+    node = gpu_lab.names[1]
+    two = gpu_lab.submit('echo "$SLURM_JOB_GPUS"; sleep 5', "-n1", f"-w{node}", "--gres=gpu:2", user="hcalice")
+    time.sleep(1)
+    one = gpu_lab.submit('echo "$SLURM_JOB_GPUS"; sleep 4', "-n1", f"-w{node}", "--gres=gpu:1", user="hcbob")
+    none = gpu_lab.submit("sleep 2", "-n1", f"-w{node}", user="hcbob")
+    gpu_lab.wait([two, one, none], 60)
+    time.sleep(1.5)
+    gpu_lab.stop_daemon(node)
+    held = {
+        job: [int(n) for n in (gpu_lab.dir / "work" / user / f"{job}.out").read_text().strip().split(",")]
+        for job, user in ((two, "hcalice"), (one, "hcbob"))
+    }
+    assert len(held[two]) == 2
+    assert len(held[one]) == 1
+    ledger = Ledger(gpu_lab.dir / "shared", gpu_lab.cluster)
+    found = {row.key[0]: row for row in ledger.energy(Selection(job_ids=(two, one, none)), by=("job_id",))}
+    for job, minors in held.items():
+        row = found[job]
+        power_w = sum(POWER_W[minor] for minor in minors)
+        assert row.alloc_gpus == len(minors)
+        assert row.gpu_uj == pytest.approx(power_w * row.present_ms * 1000, rel=0.1)
+    assert found[none].gpu_uj == 0
+    rows = ledger.energy(Selection(holders=("job", "system", "unallocated"), nodes=(node,)))
+    meters = ledger.energy(Selection(holders=("meter",), nodes=(node,)))
+    assert sum(row.gpu_uj or 0 for row in rows) == sum(row.gpu_uj or 0 for row in meters) > 0
