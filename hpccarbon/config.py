@@ -102,7 +102,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to ask one service. A key stands in a file or in an environment variable, never here.
 
-    `zone` is the service's own name for our zone where it differs (a region, an EIC code). `query`, `basis` and
+    `zones` are the service's own names for our zones where they differ (a region, an EIC code). `query`, `basis` and
     `kind` say what a site's own service (`site_http`) answers with.
     """
 
@@ -110,7 +110,7 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key_file: str = ""
     key_env: str = ""
     user: str = ""
-    zone: str = ""
+    zones: dict[str, str] = {}
     query: str = ""
     basis: Literal["", "lifecycle", "direct"] = ""
     kind: Literal["average", "marginal"] = "average"

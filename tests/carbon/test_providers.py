@@ -410,7 +410,7 @@ def case_of(name: str) -> Case:
 
 
 def test_electricity_maps_asks_for_ten_days_at_once_and_by_its_own_zone(monkeypatch: pytest.MonkeyPatch) -> None:
-    case = case_of("electricity_maps")._replace(given={"zone": "DE"}, zone="berlin")
+    case = case_of("electricity_maps")._replace(zone="berlin")
 
     def answer(request: Asked) -> Answer:
         assert request.path == "/carbon-intensity/past-range" and request.query["disableCallerLookup"] == "true"
@@ -422,7 +422,7 @@ def test_electricity_maps_asks_for_ten_days_at_once_and_by_its_own_zone(monkeypa
 
     monkeypatch.setenv("SITE_KEY", KEY)
     with Server(answer).running() as server:
-        given = Provider(base_url=server.url, key_env="SITE_KEY", zone="DE")
+        given = Provider(base_url=server.url, key_env="SITE_KEY", zones={"berlin": "DE"})
         service = providers.make(case.name, Carbon(providers={case.name: given}), "lifecycle", NOW)
         found = service.fetch("berlin", NOW - timedelta(days=25), NOW)
     assert len(server.asked) == 3
@@ -451,7 +451,7 @@ def test_a_regions_data_may_be_a_list_or_an_object(monkeypatch: pytest.MonkeyPat
     reply = case.good()
     as_list = {"data": [reply["data"]]}
     assert Run(case, serve(as_list), monkeypatch).hours == pytest.approx(case.hours)
-    by_postcode = case._replace(given={"zone": "OX11 0AB"}, zone="lab")
+    by_postcode = case._replace(given={"zones": {"lab": "OX11 0AB"}}, zone="lab")
     reply["data"]["postcode"] = "OX11"
     run = Run(by_postcode, serve(reply), monkeypatch)
     assert run.asked[0].path.endswith("/postcode/OX11") and run.hours == pytest.approx(case.hours)

@@ -64,7 +64,7 @@ class ElectricityMaps:
         return Origin(NAME, "Electricity Maps, consumption mix", "contract", self._basis, edition="v3")
 
     def _ask(self, what: str, zone: str, key: str, more: dict[str, str]) -> list[Point]:
-        theirs = self._given.zone or zone
+        theirs = self._given.zones.get(zone, zone)
         query = {
             "zone": theirs,
             "emissionFactorType": self._basis,

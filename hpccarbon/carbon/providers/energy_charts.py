@@ -67,7 +67,7 @@ class EnergyCharts:
         return Origin(NAME, "Energy-Charts (Fraunhofer ISE), generation", "CC-BY-4.0", "lifecycle")
 
     def _ask(self, path: str, zone: str, query: dict[str, str]) -> dict[str, Any] | None:
-        country = (self._given.zone or zone).lower()
+        country = (self._given.zones.get(zone, zone)).lower()
         try:
             return mapped(self._client.get_json(path, {"country": country, **query}), NAME, "the reply")
         except Refused as err:

@@ -117,10 +117,10 @@ class Entsoe:
 
     def fetch(self, zone: str, since: datetime, until: datetime) -> Fetched:
         """See `base.Service`."""
-        area = self._given.zone or AREAS.get(zone, "")
+        area = self._given.zones.get(zone) or AREAS.get(zone, "")
         if not _EIC.fullmatch(area):
             raise ConfigError(
-                f"{NAME}: no area code is known for {zone}; set carbon.providers.{NAME}.zone to its EIC (16 characters)"
+                f"{NAME}: no area code is known for {zone}; set carbon.providers.{NAME}.zones.{zone} to its EIC (16 characters)"
             )
         factors, notes = factors_of(self._basis)
         points: list[Point] = []

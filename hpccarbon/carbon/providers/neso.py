@@ -41,7 +41,7 @@ class NesoNational:
 
     def fetch(self, zone: str, since: datetime, until: datetime) -> Fetched:
         """See `base.Service`."""
-        if (self._given.zone or zone) != "GB":
+        if (self._given.zones.get(zone, zone)) != "GB":
             raise ProviderError(f"{NATIONAL}: has GB alone, not {zone} (regions: {REGIONAL})")
         points: list[Point] = []
         for begin, end in spans(since, until, SPAN):
@@ -57,7 +57,7 @@ class NesoNational:
 
 
 class NesoRegional:
-    """Regions 1 to 17: a zone named `GB-NESO-13`, or any zone with the region's number or a postcode in `zone`."""
+    """Regions 1 to 17: a zone named `GB-NESO-13`, or any that `zones` gives a number or a postcode."""
 
     name = REGIONAL
 
@@ -70,7 +70,7 @@ class NesoRegional:
 
     def fetch(self, zone: str, since: datetime, until: datetime) -> Fetched:
         """See `base.Service`. Every point is a forecast: the service publishes no actual for a region."""
-        word, wanted = _place(self._given.zone or zone)
+        word, wanted = _place(self._given.zones.get(zone, zone))
         points: list[Point] = []
         region = ""
         for begin, end in spans(since, until, SPAN):
@@ -110,7 +110,7 @@ def _place(text: str) -> tuple[str, str]:
         return "postcode", outward
     raise ConfigError(
         f"{REGIONAL}: {text!r} is no region: name the zone GB-NESO-1 to GB-NESO-17, or set "
-        f"carbon.providers.{REGIONAL}.zone to a region's number or the first part of a postcode"
+        f"carbon.providers.{REGIONAL}.zones.{text} to a region's number or the first part of a postcode"
     )
 
 

@@ -46,7 +46,7 @@ class RteEco2mix:
 
     def fetch(self, zone: str, since: datetime, until: datetime) -> Fetched:
         """See `base.Service`."""
-        if (self._given.zone or zone) != "FR":
+        if (self._given.zones.get(zone, zone)) != "FR":
             raise ProviderError(f"{NAME}: has FR alone, not {zone}")
         border = self._now - timedelta(days=REAL_TIME_DAYS)
         points: list[Point] = []

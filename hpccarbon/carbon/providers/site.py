@@ -61,13 +61,13 @@ class SiteHttp:
 
     def fetch(self, zone: str, since: datetime, until: datetime) -> Fetched:
         """See `base.Service`."""
-        theirs = self._given.zone or zone
+        theirs = self._given.zones.get(zone, zone)
         points = self._prometheus(theirs, since, until) if self._given.query else self._csv(theirs)
         return Fetched(within(points, since, until), self._origin())
 
     def forecast(self, zone: str, now: datetime) -> Fetched:
         """See `base.Service`: what the CSV calls a forecast."""
-        points = [] if self._given.query else self._csv(self._given.zone or zone)
+        points = [] if self._given.query else self._csv(self._given.zones.get(zone, zone))
         return Fetched(
             [point for point in points if point.kind == "forecast" and point.end > now.timestamp()], self._origin()
         )

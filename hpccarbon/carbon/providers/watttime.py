@@ -28,7 +28,7 @@ LONGEST_S = 3600
 
 
 class WattTime:
-    """See the module. The zone is a WattTime region (`CAISO_NORTH`), or `zone` of the provider's section is."""
+    """See the module. The zone is a WattTime region (`CAISO_NORTH`), or one that `zones` of its section gives."""
 
     name = NAME
 
@@ -67,7 +67,7 @@ class WattTime:
         return Origin(NAME, f"WattTime, {signal}", "contract", "direct", signal, edition)
 
     def _ask(self, path: str, zone: str, kind: Kind, **more: str) -> tuple[list[Point], str, list[str]]:
-        region = self._given.zone or zone
+        region = self._given.zones.get(zone, zone)
         query = {"region": region, "signal_type": self._signal, **more}
         reply = mapped(self._authorized(path, query), NAME, "the reply")
         meta = mapped(reply.get("meta"), NAME, "meta")
