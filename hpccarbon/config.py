@@ -53,7 +53,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which meters run. Order does not matter: what nests is never added twice."""
 
-    enabled: tuple[str, ...] = ("rapl", "nvml", "amd", "cray", "hwmon", "model")
+    enabled: tuple[str, ...] = ("rapl", "nvml", "amd", "cray", "bmc", "hwmon", "model")
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -64,6 +64,30 @@ class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     timeout_s: float = 0.1
     start_timeout_s: float = 5.0
+
+
+class Bmc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The node's management controller, asked for the power of the whole node. Empty `kind`: not asked.
+
+    `redfish` needs `url` (https://BMC), `ipmi` takes the local BMC where `host` is empty; `%n` in both becomes the
+    node's name. `credentials` is a file of root's (mode 600) with the lines `user = NAME` and `password = SECRET`.
+    A certificate is checked against the system's authorities, `ca_file`, or `fingerprint` (SHA-256 of the certificate,
+    for self-signed ones); `insecure` checks nothing. `chassis` is the Redfish Id where the choice is wrong, `cipher`
+    the IPMI cipher suite (0: ipmitool's own).
+    """
+
+    kind: Literal["", "redfish", "ipmi"] = ""
+    url: str = ""
+    host: str = ""
+    credentials: str = "/etc/hpccarbon/bmc.credentials"
+    interval_s: float = 10.0
+    timeout_s: float = 5.0
+    auth: Literal["session", "basic"] = "session"
+    ca_file: str = ""
+    fingerprint: str = ""
+    insecure: bool = False
+    chassis: str = ""
+    cipher: int = 0
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -188,6 +212,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     daemon: Daemon = Daemon()
     meters: Meters = Meters()
     gpu: Gpu = Gpu()
+    bmc: Bmc = Bmc()
     model: Model = Model()
     slurm: Slurm = Slurm()
     carbon: Carbon = Carbon()
@@ -280,6 +305,7 @@ def _check(config: Config, where: str) -> None:
             0.01 <= config.gpu.timeout_s <= 10 and 0.1 <= config.gpu.start_timeout_s <= 60,
             "gpu: timeout_s must lie between 0.01 and 10 s, start_timeout_s between 0.1 and 60 s",
         ),
+        *_bmc_rules(config.bmc),
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
         *_carbon_rules(carbon),
@@ -330,3 +356,22 @@ def _carbon_rules(carbon: Carbon) -> list[tuple[bool, str]]:
             (0 < provider.timeout_s <= 600, f"carbon.providers.{name}.timeout_s: must lie between 0 and 600 s")
         )
     return rules
+
+
+def _bmc_rules(bmc: Bmc) -> tuple[tuple[bool, str], ...]:
+    redfish = bmc.kind == "redfish"
+    return (
+        (1 <= bmc.interval_s <= 60, "bmc.interval_s: must lie between 1 and 60 s"),
+        (0.5 <= bmc.timeout_s <= 30, "bmc.timeout_s: must lie between 0.5 and 30 s"),
+        (not redfish or bmc.url.startswith(("https://", "http://")), "bmc.url: redfish needs https://BMC"),
+        (
+            not redfish or bmc.insecure or bmc.url.startswith("https://"),
+            "bmc.url: http:// sends the password in the clear; use https://, or say bmc.insecure = true",
+        ),
+        (
+            not bmc.fingerprint or bool(re.fullmatch(r"[0-9A-Fa-f:]{64,95}", bmc.fingerprint)),
+            "bmc.fingerprint: must be a SHA-256 in hexadecimal",
+        ),
+        (not (bmc.fingerprint and bmc.insecure), "bmc: fingerprint and insecure exclude each other"),
+        (0 <= bmc.cipher <= 17, "bmc.cipher: must lie between 0 and 17"),
+    )

@@ -104,6 +104,7 @@ TABLE: dict[str, str] = {
     "nvml": "hpccarbon.node.meters.nvml",
     "amd": "hpccarbon.node.meters.amd",
     "cray": "hpccarbon.node.meters.cray",
+    "bmc": "hpccarbon.node.meters.bmc",
     "hwmon": "hpccarbon.node.meters.hwmon",
     "model": "hpccarbon.node.meters.model",
 }

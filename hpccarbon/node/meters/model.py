@@ -15,7 +15,7 @@ from hpccarbon.config import Config
 from hpccarbon.errors import MeterError
 from hpccarbon.node.meters import Finding
 from hpccarbon.node.meters.cpuinfo import Cpu, parse_cpuinfo
-from hpccarbon.node.sysroot import SysFile, SysRoot, online_cpus
+from hpccarbon.node.sysroot import SysFile, SysRoot, online_cpus, parse_busy_ticks
 from hpccarbon.records import Channel, Gap, Reading
 
 
@@ -92,19 +92,6 @@ def curve(cpu: Cpu, config: Config) -> Curve:
         idle_w, full_w = row.idle_w / 2 * cpu.sockets, row.full_w / 2 * cpu.sockets
         origin = f"{row.name}, {cpu.sockets} socket(s), whole server at the wall"
     return Curve(round(idle_w * 1000), round(full_w * 1000), f"{origin}; SPECpower medians")
-
-
-def parse_busy_ticks(text: bytes) -> int:
-    """Busy CPU time since boot in USER_HZ ticks from /proc/stat: user, nice, system, irq, softirq.
-
-    Guest time is inside user already; idle, iowait and steal draw no power here. Raises: ValueError.
-    Source: Documentation/filesystems/proc.rst, section 1.7.
-    """
-    fields = text.split(b"\n", 1)[0].split()
-    if fields[:1] != [b"cpu"] or len(fields) < 8:
-        raise ValueError("expected the line 'cpu user nice system idle iowait irq softirq'")
-    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[1:8])
-    return user + nice + system + irq + softirq
 
 
 class ModelMeter:
