@@ -100,10 +100,6 @@ def _jobs(root: SysRoot, node: str) -> list[Check]:
         ]
     jobs = cgroup.job_directories(root, layout)
     checks = [Check("jobs", "cgroup", "ok", f"v{layout.version}, {layout.scope}: {len(jobs)} job(s) now")]
-    if cgroup.open_or_none(root, layout.busy) is None:
-        checks.append(
-            Check("jobs", "node CPU time", "note", f"{layout.busy} is missing", "system energy cannot be told")
-        )
     return checks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import resource
 import signal
 import subprocess
 import time
@@ -11,12 +11,12 @@ from collections.abc import Sequence
 import msgspec
 
 from hpccarbon.config import Config
-from hpccarbon.errors import HpcCarbonError, MeterError
+from hpccarbon.errors import HpcCarbonError
 from hpccarbon.node import meters as meter_table
 from hpccarbon.node.attribution import Division, Holding, Node, Share
-from hpccarbon.node.meters.model import parse_busy_ticks
 from hpccarbon.node.sampler import difference
 from hpccarbon.node.sysroot import SysRoot, online_cpus
+from hpccarbon.node.usage.cgroup import NodeTime
 from hpccarbon.records import Gap
 from hpccarbon.units import NS_PER_S
 
@@ -52,7 +52,8 @@ def measure(argv: Sequence[str], config: Config) -> Outcome:
     first = _read(meters)
     last = list(first)
     energy: list[int | None] = [0 if reading is not None else None for reading in first]
-    busy_before, cpu_before = _busy_ns(root), _children_ns()
+    node_time = NodeTime(root)
+    busy_before, cpu_before = node_time.read_ns(), _children_ns()
     started_wall_ns, begin_ns = time.time_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME)
     try:
         process = subprocess.Popen(list(argv))
@@ -77,7 +78,9 @@ def measure(argv: Sequence[str], config: Config) -> Outcome:
             last[index] = now
     elapsed_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - begin_ns
     cpu_ns = _children_ns() - cpu_before
-    other_ns = max(0, _busy_ns(root) - busy_before - cpu_ns)
+    busy_after = node_time.read_ns()
+    known = busy_before is not None and busy_after is not None
+    other_ns = max(0, (busy_after or 0) - (busy_before or 0) - cpu_ns) if known else 0
     division = Division(Node(online_cpus(root)), channels, idle_uw, [Holding(None)])
     division.add(elapsed_ns, energy, [cpu_ns, other_ns])
     (share,), system, unallocated = division.close()
@@ -113,13 +116,5 @@ def _read(meters: Sequence[meter_table.Meter]) -> list[tuple[int, int] | None]:
 
 
 def _children_ns() -> int:
-    times = os.times()
-    return round((times.children_user + times.children_system) * NS_PER_S)
-
-
-def _busy_ns(root: SysRoot) -> int:
-    """Busy CPU time of the machine from /proc/stat; 0 where it cannot be read: then all of it is the command's."""
-    try:
-        return parse_busy_ticks(root.text("proc/stat").encode()) * (NS_PER_S // os.sysconf("SC_CLK_TCK"))
-    except (MeterError, ValueError):
-        return 0
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return round((used.ru_utime + used.ru_stime) * NS_PER_S)

@@ -44,10 +44,10 @@ class Mark(msgspec.Struct):
     idle_uw: dict[str, int] = {}
     scope: tuple[int, int] | None = None
     """(inode, count) of the directory that holds the jobs"""
-    busy: int | None = None
+    busy_ns: int | None = None
     groups: dict[str, tuple[int, int]] = {}
     """`job_id/run` -> (inode, count) of the job's group; inode 0 where it has none yet"""
-    busy_carry: int = 0
+    busy_carry_ns: int = 0
     other_carry_uj: int = 0
 
 
@@ -73,7 +73,7 @@ class _Now(msgspec.Struct, frozen=True):
     wall_ns: int
     energy: list[int | None]
     scope: tuple[int, int] | None
-    busy: int | None
+    busy_ns: int | None
 
 
 def difference(channel: Channel, before_uj: int, after_uj: int, dt_ns: int) -> int | None:
@@ -214,7 +214,7 @@ class Sampler:
         if roster.changed:
             roster.sort()
         counts = roster.counts()
-        now = _Now(at_ns, wall_ns, energy, roster.scope_count(), roster.busy_count())
+        now = _Now(at_ns, wall_ns, energy, roster.scope_count(), roster.busy_ns())
         if mark is None or at_ns < mark.at_ns:  # earlier: a boot that did not say so by its id
             self._begin(now)
         elif at_ns > mark.at_ns:
@@ -234,7 +234,7 @@ class Sampler:
         cpu.extend(self._no_group)
         if cpu and min(cpu) < 0:
             return False
-        cpu.append(self._system(now.busy, sum(cpu)))
+        cpu.append(self._system(now.busy_ns, sum(cpu)))
         dt_ns = now.at_ns - mark.at_ns
         self._learn(dt_ns, deltas, sum(cpu))
         division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs))
@@ -308,24 +308,26 @@ class Sampler:
             deltas.append(delta)
         return deltas
 
-    def _system(self, busy: int | None, jobs: int) -> int:
-        """CPU time that no job used.
+    def _system(self, busy_ns: int | None, jobs: int) -> int:
+        """CPU time that no job used, in counts as `jobs`.
 
         Counters are read one after the other, so it can come out a little negative: what is missing is carried, and
         the sum over time is right.
         """
         mark = self.mark
         assert mark is not None
-        if busy is None or mark.busy is None:
+        if busy_ns is None or mark.busy_ns is None:
             return 0
-        rest = busy - mark.busy - jobs + mark.busy_carry
-        mark.busy_carry = min(rest, 0)
-        return max(rest, 0)
+        unit_ns = self.roster.unit_ns
+        rest_ns = busy_ns - mark.busy_ns - jobs * unit_ns + mark.busy_carry_ns
+        counts = max(rest_ns, 0) // unit_ns
+        mark.busy_carry_ns = rest_ns - counts * unit_ns
+        return counts
 
     def _set_mark(self, now: _Now) -> None:
         mark = self.mark
         assert mark is not None
-        mark.at_ns, mark.wall_ns, mark.busy, mark.scope = now.at_ns, now.wall_ns, now.busy, now.scope
+        mark.at_ns, mark.wall_ns, mark.busy_ns, mark.scope = now.at_ns, now.wall_ns, now.busy_ns, now.scope
         self.roster.ticked(now.scope)
         counters = mark.counters
         for key, value in zip(self._keys, now.energy, strict=True):
@@ -345,7 +347,7 @@ class Sampler:
         used = roster.take_used()
         jobs = roster.jobs
         cpu = [used.get(job.key, 0) for job in jobs]
-        cpu.append(self._system(now.busy, sum(cpu)))
+        cpu.append(self._system(now.busy_ns, sum(cpu)))
         spans = [job.span(start_ns, at_ns) for job in jobs]
         # A job that used CPU time was there, whatever its files' clock says.
         spans = [(s, e) if e > s or not c else (start_ns, at_ns) for (s, e), c in zip(spans, cpu, strict=False)]
@@ -432,7 +434,7 @@ class Sampler:
         """
         mark = self.mark
         idle = busy * self.roster.unit_ns * 100 <= _IDLE_PERCENT * self.node.cpus * dt_ns
-        if not idle or None in deltas or mark is None or mark.busy is None:
+        if not idle or None in deltas or mark is None or mark.busy_ns is None:
             self._window = None
             return
         length, energy = self._window or (0, [0] * len(deltas))

@@ -135,6 +135,19 @@ def parse_cpu_list(text: str) -> list[int]:
     return cpus
 
 
+def parse_busy_ticks(text: bytes) -> int:
+    """Busy CPU time since boot in USER_HZ ticks from /proc/stat: user, nice, system, irq, softirq.
+
+    Guest time is inside user already; idle, iowait and steal draw no power here. Raises: ValueError.
+    Source: Documentation/filesystems/proc.rst, section 1.7.
+    """
+    fields = text.split(b"\n", 1)[0].split()
+    if fields[:1] != [b"cpu"] or len(fields) < 8:
+        raise ValueError("expected the line 'cpu user nice system idle iowait irq softirq'")
+    user, nice, system, _idle, _iowait, irq, softirq = map(int, fields[1:8])
+    return user + nice + system + irq + softirq
+
+
 def online_cpus(root: SysRoot) -> int:
     """How many CPUs the kernel runs on: /sys/devices/system/cpu/online, else /proc/stat's cpuN lines, else 1."""
     try:

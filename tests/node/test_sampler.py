@@ -9,8 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hpccarbon.node import meters
 from hpccarbon.node.sampler import Pending, Sampler, difference
 from hpccarbon.node.store import Store
+from hpccarbon.node.sysroot import SysRoot
+from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.records import Channel
 from hpccarbon.units import NS_PER_S
 from tests.node.virtual import Node, tick
@@ -257,3 +260,25 @@ def test_an_interval_may_be_cut_anywhere(tmp_path_factory: pytest.TempPathFactor
     assert cut[0] == whole[0]
     assert abs(cut[1] - whole[1]) <= 4 * (len(cuts) + 2)
     assert abs(cut[2] - whole[2]) <= 4 * (len(cuts) + 2)
+
+
+def test_idle_power_is_learned_while_nobody_works_and_kept(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    store = Store(tmp_path / "state" / "store.sqlite", "virtual", "n1")
+    root = SysRoot(node.root)
+    sampler = Sampler(root, "n1", meters.discover(root, node.config()), JobFiles(node.jobs_dir))
+    tick(sampler, node)
+    node.run(NS_PER_S, system=8.0)
+    tick(sampler, node)
+    assert sampler.idle_uw == {}
+    for _ in range(7):
+        node.run(NS_PER_S)
+        tick(sampler, node)
+    learned = {key.removeprefix("rapl/"): power_uw for key, power_uw in sampler.idle_uw.items()}
+    assert learned == {"intel-rapl:0": 20_000_000, "intel-rapl:1": 20_000_000, "intel-rapl:0:0": 4_000_000}
+    commit(sampler, store)
+    resumed = store.resume()
+    assert resumed is not None
+    fresh = Sampler(root, "n1", meters.discover(root, node.config()), JobFiles(node.jobs_dir))
+    fresh.resume(*resumed)
+    assert fresh.idle_uw == sampler.idle_uw

@@ -215,3 +215,17 @@ def test_malformed_facts_are_missing_never_wrong(tmp_path_factory: pytest.TempPa
     run = facts(file, "n1")
     assert run.uid is None or str(run.uid) == str(int(value))
     assert run.alloc_cores is None or run.alloc_cores >= 0
+
+
+def test_the_nodes_cpu_time_is_known_before_slurm_made_a_group(tmp_path: Path) -> None:
+    """An idle node is seen to be idle, and its idle power learned, although no job ever ran."""
+    stat = "cpu  100 0 50 9000 5 0 10 0 0 0\n"
+    for name, relative, text, wanted_ns in (
+        ("v1", "sys/fs/cgroup/cpuacct/cpuacct.usage", "1234567\n", 1_234_567),
+        ("v2", "sys/fs/cgroup/cpu.stat", CPU_STAT, 1_234_567_000),
+        ("neither", "proc/stat", stat, 160 * 10_000_000),
+    ):
+        put(tmp_path / name, "proc/stat", stat)
+        put(tmp_path / name, relative, text)
+        assert cgroup.NodeTime(SysRoot(tmp_path / name)).read_ns() == wanted_ns, name
+    assert cgroup.NodeTime(SysRoot(tmp_path / "nothing")).read_ns() is None

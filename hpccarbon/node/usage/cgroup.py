@@ -8,11 +8,13 @@ v2   [PREFIX/]SLICE/[NODE_]slurmstepd.scope/sXXXXXXXXXXXXX/cpu.stat             
 
 from __future__ import annotations
 
+import os
 import re
 from typing import Literal, NamedTuple
 
 from hpccarbon.errors import MeterError, MeterMalformed
-from hpccarbon.node.sysroot import SysFile, SysRoot, parse_cpu_list
+from hpccarbon.node.sysroot import SysFile, SysRoot, parse_busy_ticks, parse_cpu_list
+from hpccarbon.units import NS_PER_S, NS_PER_US
 
 CGROUP = "sys/fs/cgroup"
 _V1_CONTROLLERS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
@@ -28,14 +30,13 @@ class Layout(NamedTuple):
     """Where Slurm keeps its jobs on this node.
 
     `scope` is the directory that holds the jobs and keeps the CPU time of removed ones; `usage` the file in it and in
-    each job; `busy` the file with the CPU time of everything on the node; `unit_ns` the length of one count of `usage`.
+    each job; `unit_ns` the length of one count of it.
     """
 
     version: Literal[1, 2]
     base: str
     scope: str
     usage: str
-    busy: str
     unit_ns: int
 
 
@@ -57,7 +58,7 @@ def find_layout(root: SysRoot, node: str) -> Layout | None:
         base = f"{CGROUP}/{controller}"
         for name in (f"slurm_{node}", "slurm"):
             if root.exists(f"{base}/{name}/cpuacct.usage"):
-                return Layout(1, base, f"{base}/{name}", "cpuacct.usage", f"{base}/cpuacct.usage", 1)
+                return Layout(1, base, f"{base}/{name}", "cpuacct.usage", 1)
     for base in (CGROUP, f"{CGROUP}/unified"):
         if not root.exists(f"{base}/cgroup.controllers"):
             continue
@@ -65,7 +66,7 @@ def find_layout(root: SysRoot, node: str) -> Layout | None:
         for name in (f"{node}_slurmstepd.scope", "slurmstepd.scope"):
             for scope in scopes:
                 if scope.rsplit("/", 1)[-1] == name:
-                    return Layout(2, base, scope, "cpu.stat", f"{base}/cpu.stat", 1_000)
+                    return Layout(2, base, scope, "cpu.stat", 1_000)
     return None
 
 
@@ -180,3 +181,46 @@ def open_or_none(root: SysRoot, relative: str) -> SysFile | None:
         return root.open(relative)
     except MeterError:
         return None
+
+
+class NodeTime:
+    """CPU time of everything on the node, in ns: the root group's, else /proc/stat's.
+
+    Known before Slurm has made its first group, so that an idle node is seen to be idle.
+    """
+
+    def __init__(self, root: SysRoot) -> None:
+        self._version: Literal[1, 2] | None = None
+        self._file: SysFile | None = None
+        for controller in _V1_CONTROLLERS:
+            self._file = self._file or open_or_none(root, f"{CGROUP}/{controller}/cpuacct.usage")
+        if self._file is not None:
+            self._version = 1
+            return
+        for base in (CGROUP, f"{CGROUP}/unified"):
+            self._file = self._file or open_or_none(root, f"{base}/cpu.stat")
+        if self._file is not None:
+            self._version = 2
+            return
+        self._file = open_or_none(root, "proc/stat")
+
+    @property
+    def path(self) -> str | None:
+        """The file that is read, None where there is none."""
+        return None if self._file is None else str(self._file.path)
+
+    def read_ns(self) -> int | None:
+        """CPU time so far; None where it cannot be read."""
+        if self._file is None:
+            return None
+        try:
+            if self._version is None:
+                return parse_busy_ticks(self._file.read(512)) * (NS_PER_S // os.sysconf("SC_CLK_TCK"))
+            return read_usage(self._file, self._version) * (1 if self._version == 1 else NS_PER_US)
+        except (MeterError, ValueError):
+            return None
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        if self._file is not None:
+            self._file.close()

@@ -96,7 +96,7 @@ class Roster:
         self._scope: SysFile | None = None
         self._scope_inode = 0
         self._scope_last: tuple[int, int] | None = None
-        self._busy: SysFile | None = None
+        self._busy = cgroup.NodeTime(root)
         self._jobs: dict[RunKey, Job] = {}
         self._by_id: dict[tuple[int, int], Job] = {}
         self._replaced: set[RunKey] = set()
@@ -236,7 +236,6 @@ class Roster:
         if self._layout is None:
             return
         self._scope = cgroup.open_or_none(self._root, f"{self._layout.scope}/{self._layout.usage}")
-        self._busy = cgroup.open_or_none(self._root, self._layout.busy)
         if self._scope is None:
             self._layout = None
             return
@@ -319,20 +318,16 @@ class Roster:
 
     def scope_count(self) -> tuple[int, int] | None:
         """(inode, CPU time) of all jobs that ever were; to be read after the jobs, so that it is never behind them."""
-        count = self._count(self._scope)
-        return None if count is None else (self._scope_inode, count)
-
-    def busy_count(self) -> int | None:
-        """CPU time of everything on the node."""
-        return self._count(self._busy)
-
-    def _count(self, file: SysFile | None) -> int | None:
-        if file is None or self._layout is None:
+        if self._scope is None or self._layout is None:
             return None
         try:
-            return cgroup.read_usage(file, self._layout.version)
+            return self._scope_inode, cgroup.read_usage(self._scope, self._layout.version)
         except MeterError:
             return None
+
+    def busy_ns(self) -> int | None:
+        """CPU time of everything on the node."""
+        return self._busy.read_ns()
 
     def ticked(self, scope: tuple[int, int] | None) -> None:
         """An ordinary tick has read everything: the scope stood here."""
@@ -450,6 +445,7 @@ class Roster:
         for job in self._jobs.values():
             if job.file is not None:
                 job.file.close()
+        self._busy.close()
         self.watch.close()
 
 
