@@ -73,7 +73,8 @@ class BmcMeter:
         self._listen(at_ns)
         energy_uj = self._held.energy_uj(at_ns)
         if energy_uj is None:
-            return [Gap("bmc", self._kind, at_ns, self._reason or "the BMC is silent")]
+            self._reason = self._reason or "the BMC is silent"
+            return [Gap("bmc", self._kind, at_ns, self._reason)]
         return [Reading("bmc", self._kind, at_ns, energy_uj)]
 
     def refresh(self) -> bool:
