@@ -16,11 +16,10 @@ Holder = Literal["job", "system", "unallocated", "meter"]
 class Channel(msgspec.Struct, frozen=True):
     """One counter of one meter: what it counts and how to subtract two of its readings.
 
-    `range_uj` is where the counter wraps to 0 (0: it never does). `max_power_w` bounds what the hardware could draw:
-    a difference above it is a gap, never a bill. `socket` is the CPU package, where the counter has one; `device` the
-    stable identity (GPU UUID). `idle_uw` is the static power in µW where the meter itself knows it (a model does; 0: it is
-    learned). `nested_in` names the zone that already contains this one: such channels are
-    shown by `doctor` and never added.
+    `range_uj` is where the counter wraps to 0 (0: it never does). `max_power_w` bounds what the hardware could draw: a
+    difference above it is a gap, never a bill. `idle_uw` is the static power in µW where the meter itself knows it (0:
+    it is learned). `socket` is the CPU package, where the counter has one; `device` the stable identity (GPU UUID).
+    `nested_in` names the zone that already contains this one: such channels are shown by `doctor` and never added.
     """
 
     meter: str
