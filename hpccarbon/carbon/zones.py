@@ -86,7 +86,12 @@ def require(zone: str, series_dir: Path | None = None) -> str:
     if series_dir is not None and _NAME.fullmatch(zone) and (series_dir / zone).is_dir():
         return zone
     near = nearest(zone)
-    hint = f"nearest: {', '.join(near)}" if near else "no name is like it"
+    hint = (
+        f"nearest: {', '.join(near)}"
+        if near
+        else "no name is like it, and a zone of the site's own is known once `hpccarbon intensity import` or `fetch` "
+        "brought its series"
+    )
     raise CarbonError(f"unknown zone `{zone}`; {hint} (search with `hpccarbon intensity zones --search TEXT`)")
 
 

@@ -120,7 +120,7 @@ class Entsoe:
         area = self._given.zones.get(zone) or AREAS.get(zone, "")
         if not _EIC.fullmatch(area):
             raise ConfigError(
-                f"{NAME}: no area code is known for {zone}; set carbon.providers.{NAME}.zones.{zone} to its EIC (16 characters)"
+                f"{NAME}: no area code is known for {zone}; set carbon.providers.{NAME}.zones.{zone} to its EIC"
             )
         factors, notes = factors_of(self._basis)
         points: list[Point] = []
