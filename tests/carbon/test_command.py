@@ -140,14 +140,20 @@ def charts(request: Asked) -> Answer:
     return Answer(json.dumps(reply).encode())
 
 
+def hours_ago(count: int) -> tuple[str, ...]:
+    """Options for the last whole hours."""
+    end = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0)
+    return "--since", (end - timedelta(hours=count)).isoformat(), "--until", end.isoformat()
+
+
 def test_fetch_keeps_what_is_new_and_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "*")
     with Server(charts).running() as server:
         site.write(
             'zone = "DE"\nprovider = "energy_charts"', f'[carbon.providers.energy_charts]\nbase_url = "{server.url}"\n'
         )
-        first = site.run("fetch", "--since", "12h")
-        again = site.run("fetch", "--since", "12h")
+        first = site.run("fetch", *hours_ago(12))
+        again = site.run("fetch", *hours_ago(12))
         ahead = site.run("fetch", "--forecast")
     assert first.exit_code == 0 and "DE: 12 new, 0 changed, 0 known hours from Energy-Charts" in first.stderr
     assert "DE: 0 new, 0 changed, 12 known" in again.stderr
@@ -165,7 +171,7 @@ def test_fetch_goes_on_with_the_other_zones_and_fails_at_the_end(site: Site, mon
             'zone = "DE"\nprovider = "energy_charts"',
             f'{places}[carbon.providers.energy_charts]\nbase_url = "{server.url}"\n',
         )
-        done = site.run("fetch", "--since", "5h")
+        done = site.run("fetch", *hours_ago(5))
     assert done.exit_code == 1
     assert (
         "DE: 5 new" in done.stderr
