@@ -158,8 +158,10 @@ def test_fetch_keeps_what_is_new_and_once(site: Site, monkeypatch: pytest.Monkey
     assert first.exit_code == 0 and "DE: 12 new, 0 changed, 0 known hours from Energy-Charts" in first.stderr
     assert "DE: 0 new, 0 changed, 12 known" in again.stderr
     assert "DE: 24 new" in ahead.stderr or "DE: 23 new" in ahead.stderr  # the hour that has begun
-    rows = json.loads(site.run("show", "--since", "3h", "-f", "json").stdout)
-    assert {row["rung"] for row in rows} == {"measured", "forecast"} and rows[0]["g_per_kwh"] == 350
+    later = (datetime.now(timezone.utc) + timedelta(hours=4)).isoformat()
+    rows = json.loads(site.run("show", "--since", "3h", "--until", later, "-f", "json").stdout)
+    assert (rows[0]["rung"], rows[0]["g_per_kwh"]) == ("measured", 350)
+    assert (rows[-1]["rung"], rows[-1]["g_per_kwh"]) == ("forecast", 300)
 
 
 def test_fetch_goes_on_with_the_other_zones_and_fails_at_the_end(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
