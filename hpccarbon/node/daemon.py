@@ -216,7 +216,7 @@ class Daemon:
             if self._job_due_ns is None:
                 self._job_due_ns = at_ns + round(self.config.daemon.seal_after_job_s * NS_PER_S)
         minute = wall_ns // NS_PER_S // BUCKET_S
-        if minute != self._minute:
+        if minute != self._minute or sampler.learned:
             self._minute = minute
             self.commit()
             _notify_systemd("WATCHDOG=1")

@@ -131,6 +131,8 @@ class Sampler:
         self._idle_uw: dict[str, int] = {}
         self._window: tuple[int, list[int]] | None = None
         self._windowed: set[str] = set()
+        self.learned = False
+        """Whether an idle power is new since `settle`: worth a commit before the minute ends."""
         self._owed_uj: dict[PoolKey, int] = {}
         self._gaps: dict[str, tuple[int, str]] = {}
         self._lost: set[str] = set()
@@ -450,6 +452,7 @@ class Sampler:
             power_uw = total * NS_PER_S // length
             if full and key not in self._windowed:
                 self._windowed.add(key)
+                self.learned = True
             elif power_uw >= self._idle_uw.get(key, power_uw + 1):
                 continue
             self._idle_uw[key] = power_uw
@@ -512,6 +515,7 @@ class Sampler:
             self.pending.runs[job.key] = job.run
             self.pending.alloc[job.key] = (job.holding.cores, len(job.run.alloc_gpus))
         mark.idle_uw = self.idle_uw
+        self.learned = False
         mark.groups = roster.groups()
         changed = roster.changed
         self._open_division(mark.wall_ns)
