@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -306,6 +307,24 @@ def test_grams_are_energy_times_everything_that_is_named(run: Run) -> None:
     assert report.total.co2e_g == pytest.approx(kwh * 1.25 * 1.1 * 400)
     assert report.carbon[0].method.intensity_g_per_kwh == pytest.approx(400)
     assert report.jobs[0].figures.co2e_g == pytest.approx(sum(one.figures.co2e_g or 0 for one in report.jobs[0].runs))
+
+
+def test_hours_that_were_measured_go_before_the_years_mean(run: Run, site: Path, tmp_path: Path) -> None:
+    """A series with the first two of the job's three hours: the third falls back, and the page says how much did."""
+    text = CONFIG.format(shared=site / "shared", carbon='zone = "DE"\npue = 1.25')
+    (site / "series.toml").write_text(text)
+    series = tmp_path / "plant.csv"
+    rows = [f"2026-03-01T{hour}:00:00Z,{grams}" for hour, grams in ((10, 300), (11, 350))]
+    series.write_text("\n".join(["start,intensity_gco2e_per_kwh", *rows]) + "\n")
+    known = ("--zone", "DE", "--basis", "lifecycle", "--source", "our own plant")
+    try:
+        assert run("intensity", "import", str(series), *known, config="series.toml").status == 0
+        said = run("report", "--job", "4711", config="series.toml")
+    finally:
+        shutil.rmtree(site / "shared" / "intensity", ignore_errors=True)
+    page = " ".join(said.out.split())
+    assert "life cycle, 79 % hourly measured + 21 % the year's mean" in page
+    assert "Data our own plant; " in page
 
 
 PLACES = """

@@ -223,16 +223,16 @@ def _method(carbon: Description) -> str:
     intensity = "" if carbon.intensity_g_per_kwh is None else f"{words.number(carbon.intensity_g_per_kwh)} g/kWh in "
     rungs = carbon.rungs[:MAX_RUNGS]
     used = [_rung(rung) if len(carbon.rungs) == 1 else f"{words.percent(rung.percent)} {_rung(rung)}" for rung in rungs]
-    used += ["and others"] if len(carbon.rungs) > MAX_RUNGS else []
+    used += ["others"] if len(carbon.rungs) > MAX_RUNGS else []
     pue = "PUE unknown, taken as 1.0" if carbon.pue is None else f"PUE {carbon.pue:.4g}"
     factor = "" if carbon.node_factor == 1 else f" × node factor {carbon.node_factor:.4g}"
-    return f"{', '.join([f'{intensity}{where}', basis, *used])} × {pue}{factor}"
+    return f"{', '.join([f'{intensity}{where}', basis, *([' + '.join(used)] if used else [])])} × {pue}{factor}"
 
 
 def _rung(rung: RungShare) -> str:
     years = rung.years
     span = "" if not years else f" {years[0]}" if years[0] == years[-1] else f" {years[0]}-{years[-1]}"
-    return f"{inert(rung.words, 80)}{span}"
+    return f"{inert(rung.words.replace(', ', ' '), 80)}{span}"
 
 
 def _data(figures: Figures, carbon: Sequence[CarbonOf], screen: Screen) -> list[str]:
