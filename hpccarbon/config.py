@@ -93,11 +93,13 @@ class Bmc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The site's own figures for nodes without a sensor: power of all CPUs together, idle and at full load (W).
 
-    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor").
+    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor"). `memory_w_per_gib` models
+    the memory where the CPUs are measured and the memory is not (0: it is left out).
     """
 
     idle_power_w: float = 0.0
     full_power_w: float = 0.0
+    memory_w_per_gib: float = 0.0
 
 
 class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -107,6 +109,28 @@ class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bin_dir: str = ""
     timeout_s: float = 20.0
     accounting: Literal["auto", "sacct", "pyslurm", "none"] = "auto"
+
+
+class Embodied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What making the hardware emitted, kg CO2e: the site's own figures, or rows of the packaged table (`*_item`).
+
+    `node_kg` is a node without its GPUs. A range of 0 to 0 means x/÷ 1.6 for nodes, x/÷ 2.5 for GPUs. `life_years` is
+    the time it is spread over; hours that nobody used are `unallocated`. `node_cores` and `node_gpus` are what a node
+    has to divide among its jobs (cores as Slurm counts CPUs).
+    """
+
+    node_kg: float = 0.0
+    node_low_kg: float = 0.0
+    node_high_kg: float = 0.0
+    node_item: str = ""
+    gpu_kg: float = 0.0
+    gpu_low_kg: float = 0.0
+    gpu_high_kg: float = 0.0
+    gpu_item: str = ""
+    node_cores: int = 0
+    node_gpus: int = 0
+    life_years: float = 5.0
+    source: str = ""
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +145,7 @@ class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     zone: str = ""
     pue: float = 0.0
     node_factor: float = 0.0
+    embodied: Embodied | None = None
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -139,25 +164,6 @@ class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     basis: Literal["", "lifecycle", "direct"] = ""
     kind: Literal["average", "marginal"] = "average"
     timeout_s: float = 30.0
-
-
-class Embodied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What making the hardware emitted, kg CO2e: the site's own figures, or rows of the packaged table (`*_item`).
-
-    `node_kg` is a node without its GPUs. A range of 0 to 0 means x/÷ 1.6 for nodes, x/÷ 2.5 for GPUs. `life_years` is
-    the time it is spread over; hours that nobody used are `unallocated`.
-    """
-
-    node_kg: float = 0.0
-    node_low_kg: float = 0.0
-    node_high_kg: float = 0.0
-    node_item: str = ""
-    gpu_kg: float = 0.0
-    gpu_low_kg: float = 0.0
-    gpu_high_kg: float = 0.0
-    gpu_item: str = ""
-    life_years: float = 5.0
-    source: str = ""
 
 
 class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -305,6 +311,7 @@ def _check(config: Config, where: str) -> None:
             0.01 <= config.gpu.timeout_s <= 10 and 0.1 <= config.gpu.start_timeout_s <= 60,
             "gpu: timeout_s must lie between 0.01 and 10 s, start_timeout_s between 0.1 and 60 s",
         ),
+        (0 <= config.model.memory_w_per_gib <= 5, "model.memory_w_per_gib: must lie between 0 and 5 W"),
         *_bmc_rules(config.bmc),
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
@@ -321,7 +328,7 @@ def _check(config: Config, where: str) -> None:
 
 def _carbon_rules(carbon: Carbon) -> list[tuple[bool, str]]:
     """The rules of `[carbon]`'s tables; what a zone is called is checked where the tables are, in carbon/zones."""
-    market, embodied = carbon.market, carbon.embodied
+    market = carbon.market
     rules = [
         (
             not carbon.fixed_g_per_kwh or bool(carbon.fixed_source.strip()),
@@ -334,18 +341,11 @@ def _carbon_rules(carbon: Carbon) -> list[tuple[bool, str]]:
             not market.contract_share or bool(market.source.strip()),
             "carbon.market.source: name the contract that contract_share stands on",
         ),
-        (0.5 <= embodied.life_years <= 30, "carbon.embodied.life_years: must lie between 0.5 and 30"),
-        (
-            min(embodied.node_kg, embodied.gpu_kg, embodied.node_low_kg, embodied.gpu_low_kg) >= 0,
-            "carbon.embodied: kilograms must not be negative",
-        ),
-        (
-            not (embodied.node_kg or embodied.gpu_kg) or bool(embodied.source.strip()),
-            "carbon.embodied.source: say where node_kg and gpu_kg are from",
-        ),
+        *_embodied_rules(carbon.embodied, "carbon.embodied"),
     ]
     for name, place in carbon.places.items():
         table = f"carbon.places.{name}"
+        rules += _embodied_rules(place.embodied or carbon.embodied, f"{table}.embodied")
         rules += [
             (bool(place.nodes or place.partitions), f"{table}: name its nodes or its partitions"),
             (place.pue == 0 or 1 <= place.pue <= 10, f"{table}.pue: must lie between 1 and 10"),
@@ -375,3 +375,28 @@ def _bmc_rules(bmc: Bmc) -> tuple[tuple[bool, str], ...]:
         (not (bmc.fingerprint and bmc.insecure), "bmc: fingerprint and insecure exclude each other"),
         (0 <= bmc.cipher <= 17, "bmc.cipher: must lie between 0 and 17"),
     )
+
+
+def _embodied_rules(embodied: Embodied, table: str) -> list[tuple[bool, str]]:
+    """The rules of one table of hardware."""
+    figures = (embodied.node_kg, embodied.node_low_kg, embodied.node_high_kg)
+    gpu_figures = (embodied.gpu_kg, embodied.gpu_low_kg, embodied.gpu_high_kg)
+    given = any(figures) or any(gpu_figures) or bool(embodied.node_item) or bool(embodied.gpu_item)
+    rules = [
+        (0.5 <= embodied.life_years <= 30, f"{table}.life_years: must lie between 0.5 and 30"),
+        (min(*figures, *gpu_figures) >= 0, f"{table}: kilograms must not be negative"),
+        (
+            not (embodied.node_kg or embodied.gpu_kg) or bool(embodied.source.strip()),
+            f"{table}.source: say where node_kg and gpu_kg are from",
+        ),
+        (
+            not given or embodied.node_cores > 0,
+            f"{table}.node_cores: how many CPUs a node has to divide among its jobs",
+        ),
+        (embodied.node_gpus >= 0, f"{table}.node_gpus: must not be negative"),
+    ]
+    for name, (middle, low, high) in (("node", figures), ("gpu", gpu_figures)):
+        rules.append(
+            (not (low or high) or 0 < low <= middle <= high, f"{table}: {name}_low_kg <= {name}_kg <= {name}_high_kg")
+        )
+    return rules

@@ -221,7 +221,7 @@ def test_two_meters_of_the_same_joules() -> None:
         assert {channel.component for channel in found["cray"].channels} == {"dram", "node"}
         assert {channel.component for channel in found["amd"].channels} == {"gpu"}
         standby = [f for f in found["cray"].findings if f.state == "standby"]
-        assert "cpu_energy -> cpu; rapl measures" in {f.detail for f in standby}
+        assert "cpu_energy -> cpu; charged from rapl" in {f.detail for f in standby}
         assert [row.zone for row in found["cray"].read(7)] == ["energy", "memory_energy"]
         (top / "sys/class/powercap").unlink()
         assert found["rapl"].refresh()

@@ -198,11 +198,12 @@ class _Chosen:
         rivals = {channel.zone: rival for channel in self.meter.channels if (rival := self._rival(channel)) is not None}
         return [
             msgspec.structs.replace(
-                finding, state="standby", detail=f"{finding.detail}; {rivals[finding.zone]} measures"
+                finding, state="standby", detail=f"{finding.detail}; charged from {rivals[finding.zone]}"
             )
             if finding.state == "ok" and finding.zone in rivals
             else self._explained(finding)
             for finding in self.meter.findings
+            if not self._needless(finding)
         ]
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
@@ -224,6 +225,9 @@ class _Chosen:
     def _choose(self) -> None:
         channels = self.meter.channels
         places = [i for i, channel in enumerate(channels) if self._rival(channel) is None]
+        if any(channels[i].modelled and channels[i].component == "cpu" for i in places):
+            # The model of the CPUs is a whole server at the wall: its memory is in it.
+            places = [i for i in places if channels[i].component != "dram"]
         self._all = len(places) == len(channels)
         if len(places) > 1:
             pick = itemgetter(*places)
@@ -242,6 +246,13 @@ class _Chosen:
             ),
             None,
         )
+
+    def _needless(self, finding: Finding) -> bool:
+        """Whether a model offers what is measured already, or what the model of a whole server holds."""
+        if finding.state != "standby" or finding.meter != "model":
+            return False
+        measured = any(c.component == finding.component for other in self._earlier for c in other.channels)
+        return measured or any(c.component == "cpu" and c.modelled for c in self._channels)
 
     def _noted(self, channel: Channel) -> Channel:
         instead = self._stands_in(channel.component) if channel.modelled else ""

@@ -8,6 +8,7 @@ sensor's: a restart or a late tick loses nothing.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -58,12 +59,20 @@ _GENERIC_THREAD_IDLE_W, _GENERIC_THREAD_FULL_W = 0.74, 3.76
 """Median of the per-thread table of Cloud Carbon Footprint: a virtual CPU is a thread, not a socket."""
 
 
+_FAMILY_BAND = "systems of one family span -36/+41 % idle and -28/+21 % at full load"
+"""Widest 10-90 % ranges of the same table, against the family's median (5th Xeon idle, 4th Xeon at full load)."""
+_GENERIC_BAND = "CPU not in the table: -60/+90 %"
+"""The families' medians span 45-200 W idle and 254-872 W at full load, against 104 and 461 W."""
+_VIRTUAL_BAND = "a guest's share is not known: -60/+100 %"
+
+
 class Curve(NamedTuple):
-    """Power of all CPUs together in mW at no load and at full load, and where the two numbers come from."""
+    """Power of all CPUs together in mW, at no load and at full load, its origin, and how wrong it may be."""
 
     idle_mw: int
     full_mw: int
     origin: str
+    band: str = ""
 
 
 def family_of(cpu: Cpu) -> Family:
@@ -84,27 +93,52 @@ def curve(cpu: Cpu, config: Config) -> Curve:
     model = config.model
     if model.full_power_w > 0:
         return Curve(round(model.idle_power_w * 1000), round(model.full_power_w * 1000), "configured ([model])")
+    band = _FAMILY_BAND
     row = family_of(cpu)
     if cpu.virtual:
         idle_w, full_w = _GENERIC_THREAD_IDLE_W * cpu.threads, _GENERIC_THREAD_FULL_W * cpu.threads
         origin = f"{cpu.threads} virtual CPUs at the median power of a thread"
+        band = _VIRTUAL_BAND
     else:
         idle_w, full_w = row.idle_w / 2 * cpu.sockets, row.full_w / 2 * cpu.sockets
         origin = f"{row.name}, {cpu.sockets} socket(s), whole server at the wall"
-    return Curve(round(idle_w * 1000), round(full_w * 1000), f"{origin}; SPECpower medians")
+        if row is _GENERIC:
+            band = _GENERIC_BAND
+    return Curve(round(idle_w * 1000), round(full_w * 1000), f"{origin}; SPECpower medians", band)
+
+
+class Memory(NamedTuple):
+    """The node's memory and what a GiB of it draws."""
+
+    gib: int
+    w_per_gib: float
+
+    @property
+    def power_mw(self) -> int:
+        """All of it, in mW."""
+        return round(self.gib * self.w_per_gib * 1000)
+
+
+_MEMORY_ADVICE = (
+    "set [model] memory_w_per_gib if no meter measures it: 0.37 W/GiB in Green Algorithms and 0.39 in Cloud Carbon "
+    "Footprint, both for small modules; less for modules of 64 GiB and more"
+)
 
 
 class ModelMeter:
-    """Modelled energy of all CPUs (with the server around them), linear in their utilisation.
+    """Modelled energy of all CPUs (with the server around them), linear in their utilisation, and of the memory.
 
-    Reads: proc/stat (busy CPU time), proc/cpuinfo once
+    The memory is a channel of its own only where the site says what it draws; it is charged only where another meter
+    measures the CPUs and none the memory, for the CPU model is a whole server with its memory.
+
+    Reads: proc/stat (busy CPU time), proc/cpuinfo and proc/meminfo once
     Units: energy_uj since boot, int microjoules, never wraps
     Needs: nothing
     """
 
     name = "model"
 
-    def __init__(self, curve: Curve, stat: SysFile, cpus: int, note: str = "") -> None:
+    def __init__(self, curve: Curve, stat: SysFile, cpus: int, memory: Memory | None = None) -> None:
         self._stat = stat
         self._idle_mw = curve.idle_mw
         self._cpus = cpus
@@ -113,28 +147,48 @@ class ModelMeter:
         # The curve is part of the counter's identity: other numbers are another counter, not a jump of this one.
         zone = f"cpu-{curve.idle_mw}-{curve.full_mw}mW-{cpus}cpu"
         detail = f"{curve.idle_mw / 1000:.0f} W idle, {curve.full_mw / 1000:.0f} W full: {curve.origin}"
+        if curve.band:
+            detail += f"; {curve.band}"
         bound_w = 2 * curve.full_mw // 1000 + 1
-        self.channels: Sequence[Channel] = (
-            Channel("model", zone, "cpu", max_power_w=bound_w, modelled=True, note=note or detail),
-        )
-        self.findings: Sequence[Finding] = (
-            Finding(
-                "model", zone, "ok", detail, "measure a node at the wall and set [model] idle_power_w, full_power_w"
-            ),
-        )
+        advice = "measure a node at the wall and set [model] idle_power_w, full_power_w"
+        idle_uw = curve.idle_mw * 1000
+        channels = [Channel("model", zone, "cpu", max_power_w=bound_w, idle_uw=idle_uw, modelled=True, note=detail)]
+        findings = [Finding("model", zone, "ok", detail, advice, "cpu")]
+        self._memory_mw = 0
+        if memory is not None and memory.power_mw:
+            self._memory_mw = memory.power_mw
+            place = f"memory-{memory.power_mw}mW"
+            bound_w = 2 * memory.power_mw // 1000 + 1
+            idle_uw = memory.power_mw * 1000
+            about = f"{memory.gib} GiB at {memory.w_per_gib:g} W each, configured ([model] memory_w_per_gib), constant"
+            channels.append(
+                Channel("model", place, "dram", max_power_w=bound_w, idle_uw=idle_uw, modelled=True, note=about)
+            )
+            findings.append(Finding("model", place, "ok", about, component="dram"))
+        else:
+            findings.append(Finding("model", "memory", "standby", "memory is not modelled", _MEMORY_ADVICE, "dram"))
+        self.channels: Sequence[Channel] = tuple(channels)
+        self.findings: Sequence[Finding] = tuple(findings)
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
         """The model's energy since boot at this moment."""
+        return [self._cpu(at_ns), *self._memory(at_ns)]
+
+    def _cpu(self, at_ns: int) -> Reading | Gap:
         zone = self.channels[0].zone
         try:
             busy_us = parse_busy_ticks(self._stat.read(512)) * self._tick_us
         except MeterError as err:
-            return [Gap("model", zone, at_ns, err.reason)]
+            return Gap("model", zone, at_ns, err.reason)
         except ValueError as err:
-            return [Gap("model", zone, at_ns, str(err))]
+            return Gap("model", zone, at_ns, str(err))
         # mW x µs = nJ
         energy_nj = self._idle_mw * (at_ns // 1000) + self._dynamic_mw * busy_us // self._cpus
-        return [Reading("model", zone, at_ns, energy_nj // 1000)]
+        return Reading("model", zone, at_ns, energy_nj // 1000)
+
+    def _memory(self, at_ns: int) -> list[Reading | Gap]:
+        energy_nj = self._memory_mw * (at_ns // 1000)
+        return [Reading("model", channel.zone, at_ns, energy_nj // 1000) for channel in self.channels[1:]]
 
     def refresh(self) -> bool:
         """CPUs do not come and go here."""
@@ -167,9 +221,26 @@ class NoModel:
 
 
 def discover(root: SysRoot, config: Config) -> ModelMeter | NoModel:
-    """The model for the CPU below this root."""
+    """The model for the CPU and the memory below this root."""
     cpu = parse_cpuinfo(root.word("proc/cpuinfo"))
+    if "physical id" not in root.word("proc/cpuinfo"):
+        cpu = cpu._replace(sockets=_sockets(root))  # Arm's cpuinfo does not tell
+    w_per_gib = config.model.memory_w_per_gib
     try:
-        return ModelMeter(curve(cpu, config), root.open("proc/stat"), online_cpus(root))
+        return ModelMeter(
+            curve(cpu, config), root.open("proc/stat"), online_cpus(root), Memory(_memory_gib(root), w_per_gib)
+        )
     except MeterError as err:
         return NoModel(err.reason)
+
+
+def _sockets(root: SysRoot) -> int:
+    cpus = "sys/devices/system/cpu"
+    names = [name for name in root.names(cpus) if name.startswith("cpu") and name[3:].isdigit()]
+    return len({root.word(f"{cpus}/{name}/topology/physical_package_id") for name in names} - {"", "-1"}) or 1
+
+
+def _memory_gib(root: SysRoot) -> int:
+    """Installed memory, rounded up: the kernel keeps a part of it for itself."""
+    match = re.search(r"^MemTotal:\s+(\d+) kB", root.word("proc/meminfo"), re.MULTILINE)
+    return -(-int(match[1]) // (1 << 20)) if match else 0

@@ -308,6 +308,7 @@ def _card(nvml: ModuleType, index: int) -> _Card:
         uuid,
         "gpu",
         max_power_w=bound_w,
+        idle_uw=idle_mw * _UW_PER_MW if way == "model" else 0,
         modelled=way == "model",
         device=uuid,
         note=f"{name}: {note}",
