@@ -23,12 +23,10 @@ done
 for chip in /sys/class/hwmon/hwmon*; do
     take "$chip/name"
     for at in "$chip" "$chip/device"; do
-        for file in "$at"/power* "$at"/energy* "$at/vendor" "$at/device" "$at/unique_id"; do
+        for file in "$at"/power* "$at"/energy* "$at"/gpu_metrics "$at"/uevent; do
             take "$file"
         done
     done
-    address=$(basename "$(readlink -f "$chip/device" 2>/dev/null || true)")
-    [ -z "$address" ] || [ ! -d "$to$chip" ] || printf 'PCI_SLOT_NAME=%s\n' "$address" >"$to$chip/pci_slot_name"
 done
 for file in /sys/cray/pm_counters/*; do take "$file"; done
 for file in /sys/devices/system/cpu/online /proc/stat /proc/meminfo /proc/driver/nvidia/version; do take "$file"; done

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,7 +174,8 @@ def test_an_amd_card_counts_once_for_both_its_dies() -> None:
         ("AMD-0000:c1:00.0", "gpu"),
         ("AMD-0000:c9:00.0", "gpu"),
     ]
-    assert [row.energy_uj for row in meter.read(7) if isinstance(row, Reading)] == [123_456_789_000, 123_000_000_000]
+    assert meter.channels[0].max_power_w == 728  # 560 W and short peaks
+    assert [row.energy_uj for row in meter.read(7) if isinstance(row, Reading)] == [123_456_790_496, 123_000_000_000]
     units = gpu_units(meter.devices(), ["0", "1", "3", "0000:ce:00.0"])
     assert units == {
         "0": GpuUnit("AMD-0000:c1:00.0", 1, 2),
@@ -185,7 +188,50 @@ def test_an_amd_card_counts_once_for_both_its_dies() -> None:
 def test_an_amd_card_without_counter_has_its_power_integrated() -> None:
     meter = amd.discover(tree("mi300x-hwmon"), CONFIG)
     meter.read(0)
-    assert [row.energy_uj for row in meter.read(S) if isinstance(row, Reading)] == [140_000_000, 140_000_001]
+    assert [row.energy_uj for row in meter.read(S) if isinstance(row, Reading)] == [1_000_000_000, 140_000_001]
+    assert "present power" in meter.channels[1].note
+
+
+def metrics(revision: int, size: int, offset: int, count: int) -> bytes:
+    data = bytearray(size)
+    data[:4] = struct.pack("<HBB", size, 1, revision)
+    data[offset : offset + 8] = struct.pack("<Q", count)
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("revision", "size", "offset"),
+    [(1, 96, 24), (2, 104, 24), (3, 120, 24), (4, 288, 24), (5, 360, 88), (6, 1664, 16), (7, 2208, 24), (8, 3360, 24)],
+)
+def test_where_each_layout_keeps_its_energy(revision: int, size: int, offset: int) -> None:
+    assert amd.parse_energy(metrics(revision, size, offset, 65_536)) == 1_000_000
+    assert amd.parse_energy(metrics(revision, size, offset, 1)) == 15
+    assert amd.parse_energy(metrics(revision, size, offset, (1 << 64) - 1)) is None
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x78", metrics(3, 120, 24, 5)[:28], metrics(9, 3000, 24, 5), metrics(5, 328, 56, 5)]
+)
+def test_a_layout_that_is_not_known_is_not_guessed(data: bytes) -> None:
+    with pytest.raises(ValueError, match="gpu_metrics"):
+        amd.parse_energy(data)
+
+
+def test_an_amd_counter_that_goes_blank_is_a_gap() -> None:
+    with copied("mi250x-hwmon") as top:
+        meter = amd.discover(SysRoot(top), CONFIG)
+        for content in (metrics(3, 120, 24, (1 << 64) - 1), b"", metrics(9, 120, 24, 1)):
+            (top / "sys/class/hwmon/hwmon0/device/gpu_metrics").write_bytes(content)
+            assert [type(row) for row in meter.read(7)] == [Gap, Reading]
+        # Without a layout that is known the power is read instead.
+        assert meter.refresh()
+        assert "power1_average" in meter.channels[0].note
+
+
+def test_an_intel_card_is_not_added_to_its_package() -> None:
+    meter = hwmon.discover(tree("max1550-hwmon"), CONFIG)
+    assert [(channel.zone, channel.device) for channel in meter.channels] == [("xe.0/card", "INTEL-0000:4d:00.0")]
+    assert [row.energy_uj for row in meter.read(7) if isinstance(row, Reading)] == [77_000_000_000]
 
 
 # ---- together -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Energy and power from the kernel's hwmon chips: Grace and Ampere CPUs, ACPI power meters, AMD and Intel GPUs.
+"""Energy and power from the kernel's hwmon chips: Grace and Ampere CPUs, ACPI power meters, Intel GPUs.
 
 Chips with a counter are read as they are; of the others the power is integrated at each tick. What a chip's channel is
 part of stands in `CHIPS`; a chip that is not there is not looked at.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from hpccarbon.config import Config
 from hpccarbon.errors import MeterDenied, MeterError
-from hpccarbon.node.meters import Finding, Gpu, State
+from hpccarbon.node.meters import Finding, State
 from hpccarbon.node.meters.gauge import Integral
 from hpccarbon.node.sysroot import SysFile, SysRoot
 from hpccarbon.records import Channel, Component, Gap, Reading
@@ -57,12 +57,6 @@ CHIPS: tuple[_Rule, ...] = (
     # Documentation/ABI/testing/sysfs-driver-intel-{i915,xe}-hwmon: the card, or the package inside it.
     _Rule("i915|xe", "energy", r"(card)?", "gpu", 2_000, note="the card's energy counter"),
 )
-AMD_GPUS: tuple[_Rule, ...] = (
-    # Kernel docs: gpu/amdgpu/thermal. A counter on Instinct cards, else the mean or present power of the card.
-    _Rule("amdgpu", "energy", r".*", "gpu", 2_000, note="the card's energy counter"),
-    _Rule("amdgpu", "power", r".*", "gpu", 2_000, note="power of the card"),
-)
-"""Read by the meter `amd`: a GPU that is known by its slot is charged before a blade's `accel0`."""
 _FILE = re.compile(r"(?P<way>energy|power)(?P<number>\d+)_(?P<kind>input|average)")
 
 
@@ -94,11 +88,10 @@ class HwmonMeter:
     Needs: nothing on most chips; amd_energy is root's (CVE-2020-12912)
     """
 
-    def __init__(self, root: SysRoot, name: str = "hwmon", rules: Sequence[_Rule] = CHIPS) -> None:
-        self.name = name
+    name = "hwmon"
+
+    def __init__(self, root: SysRoot) -> None:
         self._root = root
-        self._rules = tuple(rules)
-        self._gpus: tuple[Gpu, ...] = ()
         self._sources: list[_Source] = []
         self._findings: tuple[Finding, ...] = ()
         self._slow: set[str] = set()
@@ -118,73 +111,48 @@ class HwmonMeter:
         """One reading or gap per sensor."""
         return [_read(source, at_ns) for source in self._sources]
 
-    def devices(self) -> Sequence[Gpu]:
-        """The AMD GPUs, one for each die: `uuid` is the channel's device of the card that the die is on."""
-        return self._gpus
-
-    def watch_processes(self, uuids: Collection[str]) -> None:
-        """The kernel does not tell what a process uses of an AMD GPU."""
-
-    def processes(self, uuid: str) -> Mapping[int, int]:
-        """Nothing is known."""
-        return {}
-
     def refresh(self) -> bool:
         """Look for chips that came or went; sums of power live on for those that stayed."""
         before = self.channels
         integrals = {source.channel.zone: source.integral for source in self._sources}
         self.close()
         findings: list[Finding] = []
-        sensors = _sensors(self._root, self._rules)
-        counters = {(sensor.chip, sensor.number) for sensor in sensors if sensor.way == "energy"}
+        sensors = _sensors(self._root)
         labels = {sensor.label for sensor in sensors}
-        gpus: list[Gpu] = []
         for sensor in sensors:
             zone = f"{sensor.chip}/{sensor.label.replace(' ', '-') or sensor.file}"
             component = sensor.rule.component
-            if sensor.way == "power" and sensor.rule.chip == "amdgpu" and (sensor.chip, 1) in counters:
-                findings.append(Finding(self.name, zone, "nested", f"{sensor.file}: the card has an energy counter"))
-                continue
             inside = _filled(sensor.rule.inside, sensor)
             if inside and inside in labels:
-                findings.append(Finding(self.name, zone, "nested", f"{sensor.label}: part of {inside}"))
+                findings.append(Finding("hwmon", zone, "nested", f"{sensor.label}: part of {inside}"))
                 continue
             if zone in self._slow:
-                findings.append(_too_slow(self.name, zone, component))
+                findings.append(_too_slow(zone, component))
                 continue
             try:
                 file = self._root.open(f"{sensor.directory}/{sensor.file}")
                 began = time.monotonic()
-                value = file.read_int()
+                file.read_int()
                 took_s = time.monotonic() - began
             except MeterError as err:
                 state: State = "denied" if isinstance(err, MeterDenied) else "failing"
                 advice = "run the daemon as root" if state == "denied" else "see dmesg for the driver of this chip"
                 findings.append(
-                    Finding(self.name, zone, state, f"{sensor.label or sensor.file}: {err.reason}", advice, component)
+                    Finding("hwmon", zone, state, f"{sensor.label or sensor.file}: {err.reason}", advice, component)
                 )
                 continue
             if took_s > SLOW_S:
                 self._slow.add(zone)
-                findings.append(_too_slow(self.name, zone, component))
-                continue
-            if sensor.rule.chip == "amdgpu" and value == 0:
-                if gpus:
-                    gpus.append(gpus[-1]._replace(pci=_slot(self._root, sensor.directory)))
-                detail = f"{sensor.file} is 0: a die whose energy the first die of the card counts, or a sleeping card"
-                findings.append(Finding(self.name, zone, "nested", detail, component=component))
+                findings.append(_too_slow(zone, component))
                 continue
             channel = self._channel(sensor, zone)
-            if channel.device is not None:
-                gpus.append(Gpu(channel.device, None, _slot(self._root, sensor.directory), sensor.rule.chip))
             integral = (integrals.get(zone) or Integral()) if sensor.way == "power" else None
             self._sources.append(_Source(channel, file, integral))
             detail = f"{sensor.label or sensor.file} -> {component} ({channel.note})"
-            findings.append(Finding(self.name, zone, "ok", detail, component=component))
+            findings.append(Finding("hwmon", zone, "ok", detail, component=component))
         if not findings:
-            findings.append(Finding(self.name, CLASS, "missing", "no chip that measures energy or power"))
+            findings.append(Finding("hwmon", CLASS, "missing", "no chip that measures energy or power"))
         self._findings = tuple(findings)
-        self._gpus = tuple(gpus)
         return self.channels != before
 
     def _channel(self, sensor: _Sensor, zone: str) -> Channel:
@@ -197,7 +165,7 @@ class HwmonMeter:
             mean = f"means over {interval} ms" if interval.isdigit() else "of an unstated window"
             note += f", power integrated from readings {mean}"
         return Channel(
-            self.name,
+            "hwmon",
             zone,
             rule.component,
             max_power_w=rule.bound_w,
@@ -218,12 +186,12 @@ def discover(root: SysRoot, config: Config) -> HwmonMeter:
     return HwmonMeter(root)
 
 
-def _sensors(root: SysRoot, known: Sequence[_Rule]) -> list[_Sensor]:
+def _sensors(root: SysRoot) -> list[_Sensor]:
     """Every file that a rule knows; where a chip has both a mean and a present power, the mean."""
     found: list[_Sensor] = []
     for chip in root.names(CLASS):
         name = root.word(f"{CLASS}/{chip}/name")
-        rules = [rule for rule in known if re.fullmatch(rule.chip, name)]
+        rules = [rule for rule in CHIPS if re.fullmatch(rule.chip, name)]
         if not rules:
             continue
         # acpi_power_meter keeps its files in the device's directory, others in the chip's own.
@@ -235,21 +203,17 @@ def _sensors(root: SysRoot, known: Sequence[_Rule]) -> list[_Sensor]:
                 label = root.word(f"{directory}/{way}{number}_label") or root.word(
                     f"{directory}/{way}{number}_oem_info"
                 )
-                if name == "amdgpu":
-                    label = ""  # PPT, fast PPT: names of limits
                 rule = next((r for r in rules if r.way == way and re.fullmatch(r.label, label)), None)
                 if rule is not None:
-                    place = _slot(root, directory) or chip
                     sensor_way: Way = "energy" if way == "energy" else "power"
-                    unique = place if name == "amdgpu" else f"{name}.{chip.removeprefix('hwmon')}"
+                    unique = f"{name}.{chip.removeprefix('hwmon')}"
                     found.append(_Sensor(unique, directory, int(number), sensor_way, match[0], label, rule))
     return found
 
 
-def _slot(root: SysRoot, directory: str) -> str:
-    """The PCI address of a chip's device."""
-    chip = directory.removesuffix("/device")
-    for line in f"{root.word(f'{chip}/device/uevent')}\n{root.word(f'{chip}/pci_slot_name')}".splitlines():
+def pci_slot(root: SysRoot, chip: str) -> str:
+    """The PCI address of a chip's device, "" where it is no PCI device."""
+    for line in root.word(f"{CLASS}/{chip}/device/uevent").splitlines():
         key, _, value = line.partition("=")
         if key == "PCI_SLOT_NAME":
             return value.strip().lower()
@@ -260,8 +224,7 @@ def _device(root: SysRoot, sensor: _Sensor) -> str | None:
     """What identifies a GPU: the address of its slot, with its maker in front."""
     if sensor.rule.component != "gpu":
         return None
-    maker = "AMD" if sensor.rule.chip == "amdgpu" else "INTEL"
-    return f"{maker}-{_slot(root, sensor.directory) or sensor.chip}"
+    return f"INTEL-{pci_slot(root, sensor.directory.split('/')[3]) or sensor.chip}"
 
 
 def _filled(text: str, sensor: _Sensor) -> str:
@@ -270,14 +233,14 @@ def _filled(text: str, sensor: _Sensor) -> str:
 
 
 def _read(source: _Source, at_ns: int) -> Reading | Gap:
-    meter, zone = source.channel.meter, source.channel.zone
+    zone = source.channel.zone
     try:
         value = source.file.read_int()
     except MeterError as err:
-        return Gap(meter, zone, at_ns, err.reason)
-    return Reading(meter, zone, at_ns, value if source.integral is None else source.integral.add(at_ns, value))
+        return Gap("hwmon", zone, at_ns, err.reason)
+    return Reading("hwmon", zone, at_ns, value if source.integral is None else source.integral.add(at_ns, value))
 
 
-def _too_slow(meter: str, zone: str, component: Component) -> Finding:
+def _too_slow(zone: str, component: Component) -> Finding:
     detail = f"a read takes more than {SLOW_S * 1000:.0f} ms and would hold up the tick"
-    return Finding(meter, zone, "failing", detail, "read the node's power from its BMC instead ([bmc])", component)
+    return Finding("hwmon", zone, "failing", detail, "read the node's power from its BMC instead ([bmc])", component)
