@@ -51,6 +51,8 @@ RUNGS: tuple[Rung, ...] = (
     "world",
 )
 """From the best to the last."""
+DECIMALS = 4
+"""Of an intensity in g/kWh."""
 DAY_S = 24 * HOUR_S
 MAX_BETWEEN_H = 6
 """How far apart two hours may be for those between to be interpolated."""
@@ -138,6 +140,11 @@ class Intensity:
 
         Raises: CarbonError, if the series' directory cannot be read. A file of it that cannot is set aside in `faults`.
         """
+        value = self._best(hour)
+        # Rounded once, here, far finer than any source is: what a report prints is then what it computed with.
+        return value._replace(g_per_kwh=round(value.g_per_kwh, DECIMALS)) if value is not None else None
+
+    def _best(self, hour: datetime) -> Value | None:
         if self._settings.fixed_g_per_kwh:
             return self._fixed()
         self.prepare((hour,))

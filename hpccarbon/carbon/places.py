@@ -61,6 +61,8 @@ class Places:
             return self.carbon
         given = self.carbon.places[place]
         differs = {name: getattr(given, name) for name in ("zone", "pue", "node_factor") if getattr(given, name)}
+        if given.embodied is not None:
+            differs["embodied"] = given.embodied
         if "zone" in differs:
             # A plant of one's own feeds the place it stands in, not another zone.
             differs |= {"fixed_g_per_kwh": 0.0, "fixed_source": ""}

@@ -1,0 +1,170 @@
+"""What a job would have cost at other hours and in other zones. Compares, and never enters a total.
+
+It takes the average intensity, the one that totals are made of: hours with a cleaner mix, not hours in which less
+would have been burnt because of the move. Moving by the average can raise real emissions (night wind with coal on the
+margin); where a marginal series is stored, its answer stands beside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+
+from hpccarbon.carbon import zones
+from hpccarbon.carbon.footprint import Factors, hour_of
+from hpccarbon.config import Carbon
+from hpccarbon.units import UJ_PER_KWH
+
+Means = msgspec.Meta
+HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"))
+"""Rungs that tell one hour from another; a mean says the same of all and is no reason to move."""
+SIGNAL_NOTE = (
+    "by average intensity: it compares the mix of the hours, not what would have been burnt less; "
+    "average and marginal signals often disagree"
+)
+
+NO_SERIES = "no hourly series covers the job's hours: `hpccarbon intensity fetch` brings one"
+
+
+class Shift(msgspec.Struct, frozen=True, kw_only=True):
+    """The same energy, begun so many hours later (negative: earlier)."""
+
+    shift_h: int
+    start: datetime
+    co2e_g: float
+    saved_percent: Annotated[float, Means(description="against when it ran; negative: it would have cost more")]
+    marginal_g: Annotated[float | None, Means(description="the same by the marginal signal; null where none is stored")]
+
+
+class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
+    """The same energy in the same hours in another zone, with this site's PUE."""
+
+    zone: str
+    name: str
+    co2e_g: float
+    saved_percent: float
+    rungs: Annotated[list[str], Means(description="what the value stands on: a yearly mean is less sure than hours")]
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """Other times and places; lists are empty where nothing can be said, and `notes` says why."""
+
+    co2e_g: float | None
+    times: Annotated[list[Shift], Means(description="every shift that could be computed, cleanest first")]
+    zones: Annotated[list[Elsewhere], Means(description="cleanest first")]
+    notes: list[str]
+
+
+def other_times(
+    carbon: Carbon,
+    energy_uj: Mapping[datetime, int],
+    series_dir: Path | None,
+    *,
+    first_h: int = -84,
+    last_h: int = 84,
+    as_of: datetime | None = None,
+) -> Advice:
+    """The job's energy moved whole by each number of hours of a week around it.
+
+    Args:
+        energy_uj: UTC hour -> metered energy of the job.
+        first_h, last_h: shifts to try. A shift of which an hour is known by a mean only is left out.
+    """
+    factors = Factors(carbon, series_dir, as_of)
+    used = {hour_of(hour): energy for hour, energy in energy_uj.items() if energy}
+    grams = factors.grams(used)
+    if not used or grams is None:
+        return Advice(co2e_g=grams, times=[], zones=[], notes=factors.describe(used).notes)
+    if any((factor := factors.at(hour)) is None or factor.rung not in HOURLY for hour in used):
+        return Advice(co2e_g=grams, times=[], zones=[], notes=[NO_SERIES])
+    factors.mapping(hour + timedelta(hours=shift) for hour in used for shift in (first_h, last_h))
+    marginal = _marginal(carbon, series_dir, as_of)
+    start = min(used)
+    shifts = []
+    for shift in range(first_h, last_h + 1):
+        moved = {hour + timedelta(hours=shift): energy for hour, energy in used.items()}
+        found = [factors.at(hour) for hour in moved]
+        if any(factor is None or factor.rung not in HOURLY for factor in found):
+            continue
+        cost = factors.grams(moved)
+        if cost is not None:
+            shifts.append(
+                Shift(
+                    shift_h=shift,
+                    start=start + timedelta(hours=shift),
+                    co2e_g=cost,
+                    saved_percent=100 * (grams - cost) / grams if grams else 0.0,
+                    marginal_g=_marginal_grams(marginal, moved, factors.metered_to_grid),
+                )
+            )
+    shifts.sort(key=lambda one: (one.co2e_g, abs(one.shift_h)))
+    return Advice(co2e_g=grams, times=shifts, zones=[], notes=[SIGNAL_NOTE])
+
+
+def other_zones(
+    carbon: Carbon,
+    energy_uj: Mapping[datetime, int],
+    candidates: Iterable[str],
+    series_dir: Path | None,
+    as_of: datetime | None = None,
+) -> Advice:
+    """The job's energy in the same hours in other zones, everything else as it is here.
+
+    Args:
+        candidates: zones to compare with; a site names those it could send jobs to.
+    """
+    grams = Factors(carbon, series_dir, as_of).grams(energy_uj)
+    found = []
+    notes = []
+    for zone in dict.fromkeys(candidates):
+        if zone == carbon.zone:
+            continue
+        there = Factors(msgspec.structs.replace(carbon, zone=zone, fixed_g_per_kwh=0.0), series_dir, as_of)
+        cost = there.grams(energy_uj)
+        if cost is None or grams is None:
+            notes.append(f"{zone}: no {carbon.basis} value")
+            continue
+        found.append(
+            Elsewhere(
+                zone=zone,
+                name=zones.display_name(zone),
+                co2e_g=cost,
+                saved_percent=100 * (grams - cost) / grams if grams else 0.0,
+                rungs=[share.rung for share in there.describe(energy_uj).rungs],
+            )
+        )
+    found.sort(key=lambda one: (one.co2e_g, one.zone))
+    if found:
+        notes.append(SIGNAL_NOTE)
+    return Advice(co2e_g=grams, times=[], zones=found, notes=notes)
+
+
+def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -> Mapping[int, float]:
+    """The zone's marginal series by hour, whichever basis it has; empty where none is stored."""
+    if series_dir is None or not carbon.zone:
+        return {}
+    found: dict[int, float] = {}
+    for basis in ("direct", "lifecycle"):
+        place = series_dir / zones.require(carbon.zone, series_dir) / f"marginal.{basis}"
+        if place.is_dir():
+            from hpccarbon.carbon import series
+
+            loaded = series.load(place, series.months_of(place), as_of)
+            return {hour: value.g_per_kwh for hour, value in loaded.hours.items()}
+    return found
+
+
+def _marginal_grams(
+    marginal: Mapping[int, float], energy_uj: Mapping[datetime, int], metered_to_grid: float
+) -> float | None:
+    total = 0.0
+    for hour, energy in energy_uj.items():
+        g_per_kwh = marginal.get(int(hour.timestamp()))
+        if g_per_kwh is None:
+            return None
+        total += energy / UJ_PER_KWH * metered_to_grid * g_per_kwh
+    return total
