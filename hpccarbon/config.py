@@ -93,11 +93,13 @@ class Bmc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The site's own figures for nodes without a sensor: power of all CPUs together, idle and at full load (W).
 
-    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor").
+    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor"). `memory_w_per_gib` models
+    the memory where the CPUs are measured and the memory is not (0: it is left out).
     """
 
     idle_power_w: float = 0.0
     full_power_w: float = 0.0
+    memory_w_per_gib: float = 0.0
 
 
 class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -309,6 +311,7 @@ def _check(config: Config, where: str) -> None:
             0.01 <= config.gpu.timeout_s <= 10 and 0.1 <= config.gpu.start_timeout_s <= 60,
             "gpu: timeout_s must lie between 0.01 and 10 s, start_timeout_s between 0.1 and 60 s",
         ),
+        (0 <= config.model.memory_w_per_gib <= 5, "model.memory_w_per_gib: must lie between 0 and 5 W"),
         *_bmc_rules(config.bmc),
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
