@@ -94,7 +94,7 @@ def test_memory_is_modelled_only_where_the_site_says_so_and_nothing_measures_it(
         findings = {
             finding.detail: finding for meter in meters.discover(SysRoot(top), CONFIG) for finding in meter.findings
         }
-        assert "Green Algorithms" in findings["memory is not modelled"].advice
+        assert "Green Algorithms" in findings["memory is neither measured nor modelled"].advice
     # A modelled server has its memory in it, and a measured memory needs no model.
     for name in ("no-rapl-vm", "xeon-2s"):
         found = meters.discover(tree(name), config)

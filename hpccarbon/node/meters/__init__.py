@@ -249,7 +249,7 @@ class _Chosen:
 
     def _needless(self, finding: Finding) -> bool:
         """Whether a model offers what is measured already, or what the model of a whole server holds."""
-        if finding.state != "standby" or finding.meter != "model":
+        if finding.state != "missing" or finding.meter != "model":
             return False
         measured = any(c.component == finding.component for other in self._earlier for c in other.channels)
         return measured or any(c.component == "cpu" and c.modelled for c in self._channels)

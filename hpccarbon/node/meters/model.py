@@ -166,7 +166,9 @@ class ModelMeter:
             )
             findings.append(Finding("model", place, "ok", about, component="dram"))
         else:
-            findings.append(Finding("model", "memory", "standby", "memory is not modelled", _MEMORY_ADVICE, "dram"))
+            findings.append(
+                Finding("model", "memory", "missing", "memory is neither measured nor modelled", _MEMORY_ADVICE, "dram")
+            )
         self.channels: Sequence[Channel] = tuple(channels)
         self.findings: Sequence[Finding] = tuple(findings)
 
