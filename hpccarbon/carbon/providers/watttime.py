@@ -88,7 +88,11 @@ class WattTime:
                 points.append(Point(start, start + step, value, kind))
         model = meta.get("model")
         warnings = meta.get("warnings")
-        told = [str(one.get("message", ""))[:200] for one in warnings or [] if isinstance(one, dict)]
+        told = [
+            str(one.get("message", ""))[:200]
+            for one in (warnings if isinstance(warnings, list) else [])
+            if isinstance(one, dict)
+        ]
         edition = str(model.get("date", ""))[:40] if isinstance(model, dict) else ""
         return points, edition, [f"{NAME} warns: {text}" for text in told if text]
 
