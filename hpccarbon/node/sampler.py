@@ -192,8 +192,9 @@ class Sampler:
 
     def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
         """Look for jobs that came or went, where something `changed` or a rescan is due."""
-        self._sync()
-        self.roster.notice(at_ns, wall_ns, changed)
+        if changed or self.roster.due(at_ns):
+            self._sync()
+            self.roster.notice(at_ns, wall_ns)
 
     def glance(self, at_ns: int) -> None:
         """Read CPU time between two ticks, after `notice` saw a job start or end."""

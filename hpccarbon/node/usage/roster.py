@@ -145,10 +145,12 @@ class Roster:
             for job in self._jobs.values()
         }
 
-    def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
-        """Look for jobs that came or went, where something `changed` or a rescan is due."""
-        if not changed and at_ns < self._rescan_ns:
-            return
+    def due(self, at_ns: int) -> bool:
+        """Whether it is time to look for jobs, though nothing said that one came or went."""
+        return at_ns >= self._rescan_ns
+
+    def notice(self, at_ns: int, wall_ns: int) -> None:
+        """Look for jobs that came or went."""
         for file in self._files.new():
             self._take_file(file, at_ns, wall_ns)
         self.watch.add(self._files.directory)
