@@ -89,6 +89,7 @@ class RungShare(msgspec.Struct, frozen=True, kw_only=True):
     energy_uj: int
     percent: Annotated[float, Means(description="of the energy; of the hours, where there is no energy")]
     spread_percent: Annotated[float, Means(description="one sigma of an hour's value")]
+    zero: Annotated[bool, Means(description="a yearly statistic of 0 g/kWh is among the values")] = False
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -266,6 +267,7 @@ def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, b
         energy_uj=energy,
         percent=100 * part / whole if whole else 0.0,
         spread_percent=100 * sum(factor.spread for factor, _ in used) / len(used),
+        zero=any(factor.g_per_kwh == 0 and factor.year is not None for factor, _ in used),
     )
 
 
@@ -310,6 +312,8 @@ def _notes(factors: Factors, shares: list[RungShare], missing: int) -> list[str]
         for share in shares
         if share.rung in ("country", "world")
     ]
+    if any(share.zero for share in shares):
+        notes.append(f"the statistics of {factors.zone} give 0 g/kWh (all hydro): about 0, and not free of emissions")
     return notes + [f"set aside: {fault}" for fault in factors.faults]
 
 

@@ -28,6 +28,8 @@ Examples:
 Cell = str | int | float | None
 Format = Literal["text", "csv", "json"]
 MAX_HOURS = 24 * 366 * 3
+PART = timedelta(days=90)
+"""What is asked for and stored at once: a long fetch that breaks off keeps what it had."""
 format_option = click.option(
     "-f", "--format", "form", type=click.Choice(("text", "csv", "json")), default="text", help="Output format."
 )
@@ -165,6 +167,7 @@ def fetch_command(
     from hpccarbon import config as configuration
     from hpccarbon.carbon import providers, series
     from hpccarbon.carbon.footprint import hour_of
+    from hpccarbon.carbon.providers.base import spans
     from hpccarbon.errors import CarbonError, ConfigError
 
     config = configuration.load(config_path)
@@ -182,25 +185,32 @@ def fetch_command(
     begin, end = hour_of(parse_time(since, local, now)), parse_time(until, local, now)
     if begin >= end and not forecast:
         raise click.UsageError(f"the period ends ({end:%Y-%m-%d %H:%M}) before it begins ({begin:%Y-%m-%d %H:%M})")
+    room = config.shared("intensity")
     failed = False
     for zone in [_fetchable(config, service, given) for given in listed(zone_names) or _zones_of(config)]:
-        try:
-            found = service.forecast(zone, now) if forecast else service.fetch(zone, begin, end)
-            kept = series.append(config.shared("intensity"), zone, found.points, found.origin, now)
-        except CarbonError as err:
-            _failed(str(err))
-            failed = True
-            continue
-        for note in found.notes:
+        parts = [(now, now)] if forecast else list(spans(begin, end, PART))
+        kept, said, notes = series.Appended(0, 0, 0), "", dict[str, None]()
+        for first, last in parts:
+            try:
+                found = service.forecast(zone, now) if forecast else service.fetch(zone, first, last)
+                brought = series.append(room, zone, found.points, found.origin, now)
+            except CarbonError as err:
+                _failed(f"{zone}: {err}")
+                failed = True
+                if first > begin:
+                    _say(f"{zone}: what is before {_iso(first)} is kept: go on with --since {_iso(first)}")
+                break
+            kept = series.Appended(*map(sum, zip(kept, brought, strict=True)))
+            said = f"{found.origin.source} ({found.origin.signal}, {found.origin.basis})"
+            notes.update(dict.fromkeys(found.notes))
+        else:
+            if not sum(kept):
+                _failed(f"{zone}: {name} has nothing for this time (is it past, and the zone one that {name} has?)")
+                failed = True
+        for note in notes:
             warn(f"{zone}: {note}")
-        if not sum(kept):
-            _failed(f"{zone}: {name} has nothing for this time (is it in the past, and the zone one that {name} has?)")
-            failed = True
-            continue
-        _say(
-            f"{zone}: {kept.new} new, {kept.changed} changed, {kept.same} known hours from {found.origin.source} "
-            f"({found.origin.signal}, {found.origin.basis})"
-        )
+        if sum(kept):
+            _say(f"{zone}: {kept.new} new, {kept.changed} changed, {kept.same} known hours from {said}")
     ctx.exit(1 if failed else 0)
 
 

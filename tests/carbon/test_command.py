@@ -182,6 +182,25 @@ def test_fetch_goes_on_with_the_other_zones_and_fails_at_the_end(site: Site, mon
     )
 
 
+def test_a_long_fetch_that_breaks_off_keeps_what_it_had(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.setattr("hpccarbon.carbon.providers.energy_charts.DISTANCE_S", 0.0)
+
+    def answer(request: Asked) -> Answer:
+        first = int(datetime.fromisoformat(request.query["start"] + "T00:00:00+00:00").timestamp())
+        if request.number:
+            return Answer(b"{}", 400)
+        stamps = [first + 3600 * at for at in range(92 * 24)]
+        reply = {"unix_seconds": stamps, "co2eq": [300.0] * len(stamps), "co2eq_forecast": [None] * len(stamps)}
+        return Answer(json.dumps(reply).encode())
+
+    with Server(answer).running() as server:
+        site.write('zone = "DE"', f'[carbon.providers.energy_charts]\nbase_url = "{server.url}"\n')
+        done = site.run("fetch", "-p", "energy_charts", "--since", "2025-01-01", "--until", "2025-12-31")
+    assert done.exit_code == 1 and "answers 400" in done.stderr
+    assert "DE: 2160 new" in done.stderr and "go on with --since 2025-04-01T00:00:00Z" in done.stderr
+
+
 def test_fetch_says_what_is_missing(site: Site) -> None:
     assert "no service is chosen" in str(site.run("fetch").exception)
     assert "did you mean `entsoe`" in str(site.run("fetch", "-p", "entso").exception)

@@ -93,6 +93,11 @@ def test_consumption_goes_first_where_it_is_asked_for_and_brings_its_notice() ->
     assert "CC BY 4.0" in production.describe([HOUR]).notices[0]
 
 
+def test_a_statistic_of_zero_is_said_to_be_one() -> None:
+    told = Factors(Carbon(zone="CF", pue=1.1)).describe({HOUR.replace(year=2020): KWH})
+    assert told.intensity_g_per_kwh == 0 and any("not free of emissions" in note for note in told.notes)
+
+
 def test_a_fixed_value_replaces_every_series() -> None:
     factors = Factors(Carbon(zone="DE", fixed_g_per_kwh=50, fixed_source="contract with the dam next door"))
     factor = factors.at(HOUR)
