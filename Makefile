@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-# What the lab, the stub of NVIDIA's library and the C floor of the benchmarks need from Debian.
-DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server
+# What the lab, the stub of NVIDIA's library, the C floor of the benchmarks and the IPMI simulator need from Debian.
+DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench golden docs up down clean
+.PHONY: help setup system demo test lint bench accuracy golden docs up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +43,9 @@ lint: setup ## ruff and mypy --strict
 
 bench: setup ## benchmarks: each a ratio in one run; prints a table, writes build/bench.json
 	$(BIN)/python -m bench
+
+accuracy: setup ## the division and the peers' published formulas against a known truth; rewrites docs/accuracy.md
+	$(BIN)/python -m bench.accuracy
 
 golden: setup ## rewrite the golden files of the commands' output; review the diff
 	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/test_cli.py

@@ -18,7 +18,7 @@ from hpccarbon.node.meters import Gpu, Meter, gpu_meters, gpu_units
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.roster import Job, Roster, RunKey
-from hpccarbon.records import Channel, Gap, Run
+from hpccarbon.records import Channel, Reading, Run
 from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US, apportion
 
 SYSTEM, UNALLOCATED = "system", "unallocated"
@@ -145,6 +145,7 @@ class Sampler:
         self._synced = True
         self._bucket = 0
         self._channels: tuple[Channel, ...] = ()
+        self._reading: tuple[Meter, ...] = ()
         self._keys: tuple[str, ...] = ()
         self._take_channels()
 
@@ -153,6 +154,7 @@ class Sampler:
     def _take_channels(self) -> None:
         self._channels = tuple(channel for meter in self._meters for channel in meter.channels)
         self._keys = tuple(channel.key for channel in self._channels)
+        self._reading = tuple(meter for meter in self._meters if meter.channels)
         for channel in self._channels:
             if channel.idle_uw:
                 self._idle_uw[channel.key] = channel.idle_uw
@@ -237,9 +239,11 @@ class Sampler:
         cpu.extend(self._no_group)
         if cpu and min(cpu) < 0:
             return False
-        cpu.append(self._system(now.busy_ns, sum(cpu)))
+        jobs = sum(cpu)
+        system = self._system(now.busy_ns, jobs)
+        cpu.append(system)
         dt_ns = now.at_ns - mark.at_ns
-        self._learn(dt_ns, deltas, sum(cpu))
+        self._learn(dt_ns, deltas, jobs + system)
         division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs))
         self._last_counts, self._synced = counts, False
         self._set_mark(now)
@@ -259,13 +263,13 @@ class Sampler:
         """Every channel's counter; None when the tick is put off because a sensor has just failed."""
         energy: list[int | None] = []
         reasons: dict[str, str] = {}
-        for meter in self._meters:
+        for meter in self._reading:
             for reading in meter.read(at_ns):
-                if isinstance(reading, Gap):
-                    energy.append(None)
-                    reasons[f"{reading.meter}/{reading.zone}"] = reading.reason
-                else:
+                if type(reading) is Reading:
                     energy.append(reading.energy_uj)
+                else:
+                    energy.append(None)
+                    reasons[f"{reading.meter}/{reading.zone}"] = getattr(reading, "reason", "")
         if len(energy) != len(self._keys):
             self._close_division()
             self._take_channels()
