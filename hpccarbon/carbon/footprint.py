@@ -89,7 +89,6 @@ class RungShare(msgspec.Struct, frozen=True, kw_only=True):
     energy_uj: int
     percent: Annotated[float, Means(description="of the energy; of the hours, where there is no energy")]
     spread_percent: Annotated[float, Means(description="one sigma of an hour's value")]
-    zero: Annotated[bool, Means(description="a yearly statistic of 0 g/kWh is among the values")] = False
 
 
 class Description(msgspec.Struct, frozen=True, kw_only=True):
@@ -247,7 +246,7 @@ def _describe(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bo
         rungs=shares,
         common_percent=None if common is None else 100 * common,
         own_percent=None if own is None else 100 * own,
-        notes=_notes(factors, shares, missing),
+        notes=_notes(factors, shares, missing, any(one.g_per_kwh == 0 and one.year for one, _ in used)),
         notices=_notices(shares),
     )
 
@@ -267,7 +266,6 @@ def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, b
         energy_uj=energy,
         percent=100 * part / whole if whole else 0.0,
         spread_percent=100 * sum(factor.spread for factor, _ in used) / len(used),
-        zero=any(factor.g_per_kwh == 0 and factor.year is not None for factor, _ in used),
     )
 
 
@@ -293,7 +291,7 @@ def spread_of(used: Iterable[tuple[Factor, int]]) -> tuple[float | None, float |
     return common_g / total_g, sum(error * error for error in weeks.values()) ** 0.5 / total_g
 
 
-def _notes(factors: Factors, shares: list[RungShare], missing: int) -> list[str]:
+def _notes(factors: Factors, shares: list[RungShare], missing: int, zero: bool) -> list[str]:
     carbon = factors.carbon
     if factors.zone is None:
         return [NO_ZONE]
@@ -312,7 +310,7 @@ def _notes(factors: Factors, shares: list[RungShare], missing: int) -> list[str]
         for share in shares
         if share.rung in ("country", "world")
     ]
-    if any(share.zero for share in shares):
+    if zero:
         notes.append(f"the statistics of {factors.zone} give 0 g/kWh (all hydro): about 0, and not free of emissions")
     return notes + [f"set aside: {fault}" for fault in factors.faults]
 
