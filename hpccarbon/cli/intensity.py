@@ -311,10 +311,11 @@ def _own_zones(series_dir: Path) -> dict[str, list[str]]:
         rooms = sorted(path for path in series_dir.iterdir() if path.is_dir())
     except OSError:
         return {}
-    return {
+    found = {
         path.name: sorted(room.name.partition(".")[2] for room in path.iterdir() if room.name.startswith("average."))
         for path in rooms
     }
+    return {name: bases for name, bases in found.items() if bases}
 
 
 def _hours_between(begin: datetime, end: datetime) -> int:

@@ -122,7 +122,19 @@ def test_a_certificate_that_nobody_signed_is_refused_and_ssl_cert_file_mends_it(
         server.server_close()
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "https://", "https://user:pw@host/", "file:///etc/passwd"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "ftp://x",
+        "https://",
+        "https://user:pw@host/",
+        "file:///etc/passwd",
+        "https://h:99999/",
+        "https://[::1/",
+        "https://h:x/",
+    ],
+)
 def test_an_address_that_is_none_is_refused_without_its_secret(url: str) -> None:
     with pytest.raises(ConfigError, match="base_url") as told:
         Client("svc", url)

@@ -490,6 +490,18 @@ def test_watttime_states_its_model_and_refuses_another_unit(monkeypatch: pytest.
     assert warned.result is not None and warned.result.notes == ("watttime warns: old model",)
 
 
+def test_watttimes_average_signal_is_an_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    reply = watt()
+    reply["meta"]["signal_type"] = "co2_aoer"
+    case = case_of("watttime")._replace(given={"user": "site", "query": "co2_aoer"})
+    run = Run(case, serve(reply), monkeypatch)
+    assert run.result is not None and run.result.origin.signal == "average"
+    assert run.asked[0].query["signal_type"] == "co2_aoer"
+    with pytest.raises(ConfigError, match="co2_moer"):
+        given = Provider(user="u", key_env="SITE_KEY", query="health")
+        providers.make("watttime", Carbon(providers={"watttime": given}), "direct", NOW)
+
+
 def test_rte_reads_every_page_and_half_hours_of_the_consolidated_set(monkeypatch: pytest.MonkeyPatch) -> None:
     first = NOW - timedelta(days=5)
     rows = [

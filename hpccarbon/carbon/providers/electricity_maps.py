@@ -6,6 +6,7 @@ Terms: by contract; replies may not be passed on. The free plan has the last 24 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
@@ -35,6 +36,8 @@ class ElectricityMaps:
         self._client = client(NAME, given, BASE_URL, sleep)
         self._headers = {"auth-token": need_key(NAME, given)}
         self._basis: Basis = basis
+        last = self._client.base_url.rpartition("/")[2]
+        self._version = last if re.fullmatch(r"v\d+", last) else ""
         self._given = given
         self._now = now
 
@@ -61,7 +64,7 @@ class ElectricityMaps:
         return Fetched(points, self._origin())
 
     def _origin(self) -> Origin:
-        return Origin(NAME, "Electricity Maps, consumption mix", "contract", self._basis, edition="v3")
+        return Origin(NAME, "Electricity Maps, consumption mix", "contract", self._basis, edition=self._version)
 
     def _ask(self, what: str, zone: str, key: str, more: dict[str, str]) -> list[Point]:
         theirs = self._given.zones.get(zone, zone)

@@ -93,8 +93,13 @@ class Client:
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
     ) -> None:
-        parts = urllib.parse.urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
+        try:
+            parts = urllib.parse.urlsplit(base_url)
+            usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+            usable = usable and (parts.port or 1) > 0  # reading the port is what checks it
+        except ValueError:
+            usable = False
+        if not usable or not parts.hostname:
             raise ConfigError(f"carbon.providers.{name}.base_url: expected https://HOST/..., without a user in it")
         self.name = name
         self.base_url = base_url.rstrip("/")
