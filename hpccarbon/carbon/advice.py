@@ -22,6 +22,8 @@ from hpccarbon.units import UJ_PER_KWH
 Means = msgspec.Meta
 HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"))
 """Rungs that tell one hour from another; a mean says the same of all and is no reason to move."""
+FORESEEN = HOURLY | {"neighbour_days", "neighbour_day"}
+"""What tells tomorrow's hours apart: a forecast, or the same hour of the day before, the best guess without one."""
 SIGNAL_NOTE = (
     "by average intensity: it compares the mix of the hours, not what would have been burnt less; "
     "average and marginal signals often disagree"
@@ -48,6 +50,18 @@ class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
     co2e_g: float
     saved_percent: float
     rungs: Annotated[list[str], Means(description="what the value stands on: a yearly mean is less sure than hours")]
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """A job of some length, begun at this hour: its mean intensity if it draws the same power throughout."""
+
+    start: datetime
+    g_per_kwh: float
+    saved_percent: Annotated[float, Means(description="against beginning now; negative: it would cost more")]
+    rungs: Annotated[list[str], Means(description="forecast, or the day before as the best guess")]
+    marginal_g_per_kwh: Annotated[
+        float | None, Means(description="the same by the marginal signal, where one is stored")
+    ]
 
 
 class Advice(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,6 +155,53 @@ def other_zones(
     if found:
         notes.append(SIGNAL_NOTE)
     return Advice(co2e_g=grams, times=[], zones=found, notes=notes)
+
+
+def starts(
+    carbon: Carbon,
+    series_dir: Path | None,
+    now: datetime,
+    *,
+    length_h: int,
+    within_h: int = 24,
+    as_of: datetime | None = None,
+) -> list[Start]:
+    """When to begin a job of `length_h` hours within the next `within_h`: every start that is foreseen, cleanest first.
+
+    Args:
+        now: aware; the first start is the hour that has begun.
+
+    Returns: [] where no series tells the hours apart: then no time is better than another.
+    Raises: CarbonError, if the zone is not known.
+    """
+    factors = Factors(carbon, series_dir, as_of)
+    first = hour_of(now)
+    hours = [first + timedelta(hours=number) for number in range(within_h + length_h)]
+    factors.mapping(hours)
+    marginal = _marginal(carbon, series_dir, as_of)
+    found: list[Start] = []
+    begin_g: float | None = None
+    for number in range(within_h + 1):
+        parts = [factors.at(hour) for hour in hours[number : number + length_h]]
+        known = [part for part in parts if part is not None and part.rung in FORESEEN]
+        if len(known) < length_h:
+            continue
+        mean = sum(part.g_per_kwh for part in known) / length_h
+        if number == 0:
+            begin_g = mean
+        other = [marginal.get(int(part.hour.timestamp())) for part in known]
+        told = [value for value in other if value is not None]
+        found.append(
+            Start(
+                start=hours[number],
+                g_per_kwh=mean,
+                saved_percent=100 * (begin_g - mean) / begin_g if begin_g else 0.0,
+                rungs=list(dict.fromkeys(part.rung for part in known)),
+                marginal_g_per_kwh=sum(told) / length_h if len(told) == length_h else None,
+            )
+        )
+    # Without the hour that has begun there is nothing to compare with.
+    return sorted(found, key=lambda one: (one.g_per_kwh, one.start)) if begin_g is not None else []
 
 
 def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -> Mapping[int, float]:

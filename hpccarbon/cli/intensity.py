@@ -22,12 +22,16 @@ EXAMPLES = """
 Examples:
   hpccarbon intensity zones --search tokyo      which zone am I in?
   hpccarbon intensity show FR --since 2026-03-01 --until 2026-03-02
+  hpccarbon intensity best --hours 6            when to begin a job of six hours
   hpccarbon intensity fetch --since 7d          what the configured service knows of the last week
   hpccarbon intensity import meter.csv --zone campus --basis direct --source "our own plant"
 """
 Cell = str | int | float | None
 Format = Literal["text", "csv", "json"]
 MAX_HOURS = 24 * 366 * 3
+NOT_FORESEEN = (
+    "no series tells its next hours apart: fetch yesterday (`fetch --since 2d`) or a forecast (`fetch --forecast`)"
+)
 PART = timedelta(days=90)
 """What is asked for and stored at once: a long fetch that breaks off keeps what it had."""
 format_option = click.option(
@@ -250,6 +254,61 @@ def import_command(
     for one, its in points.items():
         kept = series.append(config.shared("intensity"), one, its, origin, now)
         _say(f"{one}: {kept.new} new, {kept.changed} changed, {kept.same} known hours ({signal}, {basis})")
+
+
+@command.command("best")
+@click.argument("zone_names", metavar="[ZONE]...", nargs=-1)
+@click.option("--hours", type=click.IntRange(1, 168), default=4, show_default=True, help="How long the job runs.")
+@click.option("--within", type=click.IntRange(1, 168), default=24, show_default=True, help="Begin in so many hours.")
+@click.option("--top", type=click.IntRange(1), default=3, show_default=True, help="How many starts of each zone.")
+@format_option
+@config_option
+@click.pass_context
+def best_command(
+    ctx: click.Context,
+    zone_names: tuple[str, ...],
+    hours: int,
+    within: int,
+    top: int,
+    form: Format,
+    config_path: Path | None,
+) -> None:
+    """When a job of so many hours would have the cleanest mix, in ZONE (default: all zones of the configuration).
+
+    By the forecast where one was fetched (`fetch --forecast`), else by the same hour of the day before. The first line
+    of a zone is the best start, the last one now.
+    """
+    import msgspec
+
+    from hpccarbon import config as configuration
+    from hpccarbon.carbon import advice
+
+    config = configuration.load(config_path)
+    now = datetime.now(timezone.utc)
+    rows: list[dict[str, Cell]] = []
+    for zone in listed(zone_names) or _zones_of(config):
+        settings = msgspec.structs.replace(config.carbon, zone=zone)
+        found = advice.starts(settings, config.shared("intensity"), now, length_h=hours, within_h=within)
+        if not found:
+            warn(f"{zone}: {NOT_FORESEEN}")
+            continue
+        present = min(found, key=lambda one: one.start)
+        shown = found[:top] if present in found[:top] else [*found[:top], present]
+        rows += [
+            {
+                "zone": zone,
+                "start": _iso(one.start),
+                "g_per_kwh": round(one.g_per_kwh, 1),
+                "saved_percent": round(one.saved_percent, 1),
+                "marginal_g_per_kwh": None if one.marginal_g_per_kwh is None else round(one.marginal_g_per_kwh, 1),
+                "by": ", ".join(one.rungs),
+            }
+            for one in shown
+        ]
+    if rows:
+        _print(rows, form)
+        click.echo(advice.SIGNAL_NOTE, err=True)
+    ctx.exit(0 if rows else 1)
 
 
 @command.command("providers")

@@ -234,3 +234,15 @@ def test_a_marginal_series_is_kept_apart(site: Site, monkeypatch: pytest.MonkeyP
 def test_providers_are_listed(site: Site) -> None:
     assert "rte_eco2mix" in site.run("providers").stdout
     assert json.loads(site.run("providers", "-f", "json").stdout)[0]["provider"] == "electricity_maps"
+
+
+def test_best_names_the_cleanest_start_and_now(site: Site) -> None:
+    assert "fetch --forecast" in site.run("best").stderr and site.run("best").exit_code == 1
+    first = datetime.now(timezone.utc).replace(minute=0, second=0, microsecond=0) - timedelta(hours=30)
+    lines = [f"{(first + timedelta(hours=at)).isoformat()},DE,{100 if at == 40 else 300}" for at in range(60)]
+    (site.path / "x.csv").write_text("start,zone,intensity_gco2e_per_kwh\n" + "\n".join(lines) + "\n")
+    site.run("import", str(site.path / "x.csv"), "--basis", "lifecycle", "--source", "s")
+    done = site.run("best", "--hours", "1", "--top", "1", "-f", "json")
+    rows = json.loads(done.stdout)
+    assert done.exit_code == 0 and [row["saved_percent"] for row in rows] == [66.7, 0.0]
+    assert "average" in done.stderr
