@@ -40,6 +40,13 @@ class Channel(msgspec.Struct, frozen=True):
         return f"{self.meter}/{self.zone}"
 
 
+UNREADABLE = "-for-unreadable-"
+"""In the name of a model's channel that stands in for a sensor that is there and cannot be read; its meter follows.
+
+So the shard, the ledger and the report know it, although only the node saw the sensor.
+"""
+
+
 class Reading(msgspec.Struct, frozen=True):
     """What a channel's counter held at a moment: cumulative µJ, boot-time clock in ns."""
 

@@ -232,7 +232,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
         carbon=carbon,
         power_step_s=step_s,
         power=power,
-        hints=build.hints_of(single, _silent(single, of_job)) if single else [],
+        hints=build.hints_of(single, _silent(single, of_job), _unreadable(ledger, single)) if single else [],
         missing=missing,
         set_aside=set_aside(ledger.faults),
     )
@@ -296,6 +296,20 @@ def _silent(job: JobPart, of_job: dict[int, list[JobRecord]]) -> list[str]:
                 return []  # only a note would name them
     there = {part.node for part in job.nodes}
     return [node for node in given if node not in there]
+
+
+def _unreadable(ledger: Ledger, job: JobPart) -> list[str]:
+    """Meters on the job's nodes for which a model stood in; not asked where next to nothing was modelled."""
+    figures = job.figures
+    if figures.modelled_uj * 2 <= (figures.energy_uj or 0) or figures.first is None or figures.last is None:
+        return []
+    from hpccarbon.records import UNREADABLE
+    from hpccarbon.site.ledger import Selection
+
+    nodes = tuple(part.node for part in job.nodes)
+    hours = Selection(holders=("meter",), nodes=nodes, since=figures.first, until=figures.last)
+    names = [str(row.key[0]) for row in ledger.energy(hours, ("meter",))]
+    return sorted({name.partition(UNREADABLE)[2] for name in names if UNREADABLE in name})
 
 
 def _power(ledger: Ledger, job: JobPart, rows: Sequence[EnergyRow]) -> tuple[list[PowerPoint], int | None]:

@@ -25,6 +25,7 @@ def command(config_path: Path | None, since: str | None, until: str | None, quie
 
     from hpccarbon.config import load
     from hpccarbon.report.render.inert import inert
+    from hpccarbon.report.render.words import count
     from hpccarbon.site.verify import verify
 
     config = load(config_path)
@@ -49,7 +50,8 @@ def command(config_path: Path | None, since: str | None, until: str | None, quie
         waiting = f"; {verdict.waiting} hours wait for `hpccarbon aggregate`" if verdict.waiting else ""
         outcome = "everything adds up" if not verdict.faults else f"{len(verdict.faults)} faults"
         click.echo(
-            f"verified {verdict.hours} hours, {verdict.shards} shards, {verdict.nodes} nodes: {outcome}{waiting}"
+            f"verified {count(verdict.hours, 'hour')}, {count(verdict.shards, 'shard')},"
+            f" {count(verdict.nodes, 'node')}: {outcome}{waiting}"
         )
     if verdict.faults:
         sys.exit(1)

@@ -134,6 +134,9 @@ class Hint(msgspec.Struct, frozen=True, kw_only=True):
     percent: float | None
     cores: float | None = None
     nodes: list[str] = []
+    sensors: Annotated[
+        list[str], Means(description="sensors that are there, could not be read, and were modelled")
+    ] = []
 
 
 class Missing(msgspec.Struct, frozen=True):
@@ -348,11 +351,12 @@ def power_by_hour(rows: Sequence[EnergyRow]) -> list[PowerPoint]:
     return points
 
 
-def hints_of(job: JobPart, silent: Sequence[str] = ()) -> list[Hint]:
+def hints_of(job: JobPart, silent: Sequence[str] = (), unreadable: Sequence[str] = ()) -> list[Hint]:
     """At most two: first what the figures lack, then the advice with the most energy behind it.
 
     Args:
         silent: nodes of the job that reported nothing.
+        unreadable: meters that are there on its nodes and could not be read, so that a model stood in.
     """
     figures = job.figures
     hints: list[Hint] = []
@@ -361,7 +365,8 @@ def hints_of(job: JobPart, silent: Sequence[str] = ()) -> list[Hint]:
         hints.append(Hint(kind="not_covered", energy_uj=None, percent=100 - covered, nodes=list(silent)))
     if figures.energy_uj and figures.modelled_uj * 2 > figures.energy_uj:
         modelled = percent(figures.modelled_uj, figures.energy_uj)
-        hints.append(Hint(kind="modelled", energy_uj=figures.modelled_uj, percent=modelled))
+        sensors = list(unreadable)
+        hints.append(Hint(kind="modelled", energy_uj=figures.modelled_uj, percent=modelled, sensors=sensors))
     advice = [hint for hint in (_idle_cores(job), _earlier_runs(job)) if hint is not None]
     advice.sort(key=lambda hint: -(hint.energy_uj or 0))
     return (hints[:1] + advice + hints[1:])[:2]

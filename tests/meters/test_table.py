@@ -30,6 +30,7 @@ def test_a_model_never_stands_in_for_a_denied_sensor_in_silence() -> None:
             ]
             why = "rapl intel-rapl:0 is there and cannot be read (package-0: permission denied), modelled instead"
             assert channels[0].note.startswith(why)
+            assert channels[0].key.endswith("-for-unreadable-rapl")  # what the report reads from the ledger
             assert model.findings[0].detail.startswith(why)
         # Once it may be read, the sensor is charged and the model steps back.
         changed = [meter.refresh() for meter in found]

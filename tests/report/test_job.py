@@ -249,3 +249,10 @@ def test_the_line_of_power_is_blank_where_the_job_was_not_there() -> None:
 def test_the_line_of_power_fits_whatever_the_job_did(steps: list[tuple[int, float]], width: int) -> None:
     points = [PowerPoint(START + timedelta(minutes=minute), watts) for minute, watts in sorted(dict(steps).items())]
     assert len(sparkline(points, 60, width)) <= width
+
+
+def test_a_model_in_place_of_a_sensor_that_is_there_is_said_to_be_one() -> None:
+    part = job_part(1, [energy(modelled_uj=10**12)], [record()])
+    (hint,) = [hint for hint in hints_of(part, unreadable=["rapl"]) if hint.kind == "modelled"]
+    assert hint.sensors == ["rapl"]
+    assert [hint.sensors for hint in hints_of(part) if hint.kind == "modelled"] == [[]]

@@ -13,7 +13,7 @@ import msgspec
 from hpccarbon.config import Config
 from hpccarbon.errors import ConfigError
 from hpccarbon.node.sysroot import SysRoot
-from hpccarbon.records import Channel, Component, Gap, Reading
+from hpccarbon.records import UNREADABLE, Channel, Component, Gap, Reading
 
 State = Literal["ok", "nested", "denied", "missing", "failing", "standby"]
 
@@ -257,23 +257,31 @@ class _Chosen:
         return measured or any(c.component == "cpu" and c.modelled for c in self._channels)
 
     def _noted(self, channel: Channel) -> Channel:
-        instead = self._stands_in(channel.component) if channel.modelled else ""
-        return msgspec.structs.replace(channel, note=f"{instead}; {channel.note}") if instead else channel
+        unread = self._unread(channel.component) if channel.modelled else None
+        if unread is None:
+            return channel
+        zone = f"{channel.zone}{UNREADABLE}{unread.meter}"
+        return msgspec.structs.replace(channel, zone=zone, note=f"{_instead(unread)}; {channel.note}")
 
     def _explained(self, finding: Finding) -> Finding:
-        modelled = next((c for c in self._channels if c.modelled and c.zone == finding.zone), None)
-        instead = self._stands_in(modelled.component) if modelled is not None else ""
-        return msgspec.structs.replace(finding, detail=f"{instead}; {finding.detail}") if instead else finding
+        modelled = next((c for c in self.meter.channels if c.modelled and c.zone == finding.zone), None)
+        unread = self._unread(modelled.component) if modelled is not None else None
+        detail = f"{_instead(unread)}; {finding.detail}" if unread is not None else finding.detail
+        return msgspec.structs.replace(finding, detail=detail)
 
-    def _stands_in(self, component: Component) -> str:
-        """Which sensor of this component is there and cannot be read, so that this model stands in for it."""
+    def _unread(self, component: Component) -> Finding | None:
+        """A sensor of this component that is there and cannot be read, so that a model stands in for it."""
         unread = (
-            f"{finding.meter} {finding.zone} is there and cannot be read ({finding.detail}), modelled instead"
+            finding
             for other in self._earlier
             for finding in other.meter.findings
             if finding.state in ("denied", "failing") and finding.component == component
         )
-        return next(unread, "")
+        return next(unread, None)
+
+
+def _instead(unread: Finding) -> str:
+    return f"{unread.meter} {unread.zone} is there and cannot be read ({unread.detail}), modelled instead"
 
 
 _MAKERS = {"GPU", "AMD", "INTEL"}

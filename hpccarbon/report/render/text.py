@@ -483,6 +483,11 @@ def _hint(hint: Hint) -> str:
         return (
             f"{words.energy(hint.energy_uj)} ({share}) went into runs before the last one. Checkpoints keep such work."
         )
+    if hint.kind == "modelled" and hint.sensors:
+        return (
+            f"{share} of the energy was estimated by a model, although these nodes have a sensor"
+            f" ({', '.join(hint.sensors)}): it cannot be read. `hpccarbon doctor` there says why."
+        )
     if hint.kind == "modelled":
         return f"{share} of the energy was estimated by a model: these nodes have no sensor that could be read."
     nodes = [inert(node, 40) for node in hint.nodes]
