@@ -211,7 +211,7 @@ def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -
     found: dict[int, float] = {}
     for basis in ("direct", "lifecycle"):
         place = series_dir / zones.require(carbon.zone, series_dir) / f"marginal.{basis}"
-        if place.is_dir():
+        if zones.has_directory(place):
             from hpccarbon.carbon import series
 
             loaded = series.load(place, series.months_of(place), as_of)

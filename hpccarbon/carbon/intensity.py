@@ -110,7 +110,7 @@ class Intensity:
         self._as_of = as_of
         place = series_dir / zone / f"average.{settings.basis}" if series_dir is not None else None
         # The series' module is loaded where there is a series: without one a report pays for a look at a directory.
-        self._room = place if place is not None and place.is_dir() else None
+        self._room = place if place is not None and zones.has_directory(place) else None
         self._present: set[str] | None = None
         self._loaded: set[str] = set()
         self._hours: dict[int, Hour] = {}

@@ -184,7 +184,13 @@ def load(where: Path, months: Iterable[str], as_of: datetime | None = None, prov
 
 def months_of(where: Path) -> list[str]:
     """The months that a series has, in order."""
-    return sorted(path.name for path in where.iterdir() if path.is_dir()) if where.is_dir() else []
+    try:
+        with os.scandir(where) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as err:
+        raise CarbonError(f"cannot list {where}: {err.strerror or err}") from err
 
 
 def month_of(hour: int) -> str:

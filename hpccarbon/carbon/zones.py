@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import stat
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ def require(zone: str, series_dir: Path | None = None) -> str:
     for key in (zone, zone.strip().upper()):
         if _NAME.fullmatch(key) and tables.yearly(key):
             return key
-    if series_dir is not None and _NAME.fullmatch(zone) and (series_dir / zone).is_dir():
+    if series_dir is not None and _NAME.fullmatch(zone) and has_directory(series_dir / zone):
         return zone
     near = nearest(zone)
     hint = (
@@ -93,6 +94,19 @@ def require(zone: str, series_dir: Path | None = None) -> str:
         "brought its series"
     )
     raise CarbonError(f"unknown zone `{zone}`; {hint} (search with `hpccarbon intensity zones --search TEXT`)")
+
+
+def has_directory(path: Path) -> bool:
+    """Whether there is such a directory.
+
+    Raises: CarbonError, if that cannot be known: a reader who may not see the series gets no other values in silence.
+    """
+    try:
+        return stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as err:
+        raise CarbonError(f"cannot look for intensities in {path}: {err.strerror or err}") from err
 
 
 def check_name(zone: str) -> str:

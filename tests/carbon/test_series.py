@@ -175,6 +175,13 @@ def test_a_broken_file_is_named_and_set_aside_and_the_others_count(tmp_path: Pat
     assert put(tmp_path, hours({1: 100}), NOW + timedelta(hours=1)).new == 1
 
 
+def test_a_directory_that_cannot_be_looked_into_is_named_not_passed_over(tmp_path: Path) -> None:
+    with pytest.raises(CarbonError, match="cannot look for intensities"):
+        Factors(DE, tmp_path / ("x" * 300))
+    (tmp_path / "file").write_text("")
+    assert rung(tmp_path / "file", 0)[0] == "year"
+
+
 def test_marginal_values_never_reach_a_total(tmp_path: Path) -> None:
     marginal = Origin("watttime", "WattTime", "contract", "lifecycle", "marginal")
     put(tmp_path, hours({0: 900}), origin=marginal)
