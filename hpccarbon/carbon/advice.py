@@ -17,7 +17,6 @@ import msgspec
 from hpccarbon.carbon import zones
 from hpccarbon.carbon.footprint import Factors, hour_of
 from hpccarbon.config import Carbon
-from hpccarbon.units import UJ_PER_KWH
 
 Means = msgspec.Meta
 HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"))
@@ -112,7 +111,7 @@ def other_times(
                     start=start + timedelta(hours=shift),
                     co2e_g=cost,
                     saved_percent=100 * (grams - cost) / grams if grams else 0.0,
-                    marginal_g=_marginal_grams(marginal, moved, factors.metered_to_grid),
+                    marginal_g=_marginal_grams(marginal, moved, factors),
                 )
             )
     shifts.sort(key=lambda one: (one.co2e_g, abs(one.shift_h)))
@@ -219,13 +218,11 @@ def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -
     return found
 
 
-def _marginal_grams(
-    marginal: Mapping[int, float], energy_uj: Mapping[datetime, int], metered_to_grid: float
-) -> float | None:
+def _marginal_grams(marginal: Mapping[int, float], energy_uj: Mapping[datetime, int], factors: Factors) -> float | None:
     total = 0.0
     for hour, energy in energy_uj.items():
         g_per_kwh = marginal.get(int(hour.timestamp()))
         if g_per_kwh is None:
             return None
-        total += energy / UJ_PER_KWH * metered_to_grid * g_per_kwh
+        total += factors.grid_kwh({hour: energy}) * g_per_kwh
     return total

@@ -86,7 +86,7 @@ def explain(
         steps[-1].energy_uj += energy_uj
 
     lines = [_energy_line(energy, measured)]
-    lines += _settings_lines(places, sorted({place for place, _ in energy}))
+    lines += _settings_lines(places, sorted(energy))
     parts: list[Decimal | None] = []
     for step in steps:
         line, grams = _step_line(step, places)
@@ -117,10 +117,10 @@ def _energy_line(energy: dict[tuple[str, datetime], int], measured: str) -> Line
     return Line(label="metered energy", expression="", result=_plain(joules), unit="J", source=measured, time=time)
 
 
-def _settings_lines(places: Places, used: list[str]) -> list[Line]:
+def _settings_lines(places: Places, used: list[tuple[str, datetime]]) -> list[Line]:
     """What the energy is multiplied with besides the intensity, for each place; an unknown PUE is said to be."""
     lines = []
-    for place in used:
+    for place in dict.fromkeys(place for place, _ in used):
         carbon = places.carbon_of(place)
         where = f" in {place}" if place else ""
         table = f"carbon.places.{place}" if place else "carbon"
@@ -134,16 +134,20 @@ def _settings_lines(places: Places, used: list[str]) -> list[Line]:
                 time="",
             )
         )
-        lines.append(
-            Line(
-                label=f"PUE{where}",
-                expression="",
-                result=_plain(Decimal(str(carbon.pue or 1.0))),
-                unit="",
-                source=f"configuration, {table}" if carbon.pue else f"unknown ({table}.pue is not set): taken as 1.0",
-                time="",
+        factors = places.factors(place)
+        by_year = {hour.year: factors.pue_of(hour) for its, hour in used if its == place}
+        for pue in dict.fromkeys(by_year.values()):
+            years = ", ".join(str(year) for year, its_pue in by_year.items() if its_pue == pue)
+            lines.append(
+                Line(
+                    label=f"PUE{where}",
+                    expression="",
+                    result=_plain(Decimal(str(pue or 1.0))),
+                    unit="",
+                    source=f"configuration, {table}" if pue else f"unknown ({table}.pue is not set): taken as 1.0",
+                    time=years if len(set(by_year.values())) > 1 else "",
+                )
             )
-        )
     return lines
 
 
@@ -157,8 +161,7 @@ def _step_line(step: _Step, places: Places) -> tuple[Line, Decimal | None]:
         line = Line(label=f"{where}no intensity", expression=f"{joules} J", result="not known", unit="g CO2e",
                     source=source, time=time)  # fmt: skip
         return line, (None if step.energy_uj else Decimal(0))
-    carbon = places.carbon_of(step.place)
-    operands = [Decimal(str(carbon.node_factor)), Decimal(str(carbon.pue or 1.0)), Decimal(str(factor.g_per_kwh))]
+    operands = [Decimal(str(number)) for number in (factor.node_factor, factor.pue or 1.0, factor.g_per_kwh)]
     value = Decimal(step.energy_uj).scaleb(-6)
     for operand in operands:
         value = _CONTEXT.multiply(value, operand)
@@ -228,9 +231,8 @@ def _sum_line(label: str, parts: list[Decimal | None]) -> tuple[Line, Decimal | 
 def _same(one: Factor | None, other: Factor | None) -> bool:
     if one is None or other is None:
         return one is other
-    return (one.g_per_kwh, one.rung, one.source, one.year, one.zone) == (
-        other.g_per_kwh, other.rung, other.source, other.year, other.zone,
-    )  # fmt: skip
+    names = ("g_per_kwh", "rung", "source", "year", "zone", "pue", "node_factor")
+    return all(getattr(one, name) == getattr(other, name) for name in names)
 
 
 def _rounded(value: Decimal) -> Decimal:

@@ -69,6 +69,8 @@ class Factor(msgspec.Struct, frozen=True, kw_only=True):
     common: float = 0.0
     own: float = 0.0
     floor_g: float = 0.0
+    pue: float | None = None
+    node_factor: float = 1.0
 
     @property
     def factor(self) -> float:
@@ -139,7 +141,6 @@ class Factors:
     def __init__(self, carbon: Carbon, series_dir: Path | None = None, as_of: datetime | None = None) -> None:
         self.carbon = carbon
         self.zone: str | None = zones.require(carbon.zone, series_dir) if carbon.zone else None
-        self.metered_to_grid = carbon.node_factor * (carbon.pue or 1.0)
         self._intensity = Intensity(self.zone, carbon, series_dir, as_of) if self.zone else None
         self._known: dict[datetime, Factor | None] = {}
 
@@ -157,6 +158,10 @@ class Factors:
         if begin not in self._known:
             self._known[begin] = self._make(begin)
         return self._known[begin]
+
+    def pue_of(self, hour: datetime) -> float | None:
+        """The PUE of the hour's year, else the one of all years; None where neither is known."""
+        return self.carbon.pue_of_year.get(str(hour.year)) or self.carbon.pue or None
 
     def mapping(self, hours: Iterable[datetime]) -> dict[datetime, float]:
         """UTC hour -> g CO2e per kWh of metered energy. An hour without a value is left out, never zero."""
@@ -178,6 +183,13 @@ class Factors:
                 total += energy / UJ_PER_KWH * factor
         return total
 
+    def grid_kwh(self, energy_uj: Mapping[datetime, int]) -> float:
+        """What was taken from the grid for metered energy: × node factor × PUE of each hour's year (unknown: 1.0)."""
+        return sum(
+            energy / UJ_PER_KWH * self.carbon.node_factor * (self.pue_of(hour_of(hour)) or 1.0)
+            for hour, energy in energy_uj.items()
+        )
+
     def describe(self, energy_uj: Mapping[datetime, int] | Iterable[datetime] = ()) -> Description:
         """What to print beside the grams of this energy.
 
@@ -193,10 +205,11 @@ class Factors:
         value: Value | None = self._intensity.at(begin) if self._intensity is not None else None
         if value is None:
             return None
+        pue = self.pue_of(begin)
         return Factor(
             hour=begin,
             g_per_kwh=value.g_per_kwh,
-            metered_to_grid=self.metered_to_grid,
+            metered_to_grid=self.carbon.node_factor * (pue or 1.0),
             rung=value.rung,
             source=value.source,
             year=value.year,
@@ -209,6 +222,8 @@ class Factors:
             common=value.common,
             own=value.own,
             floor_g=value.floor_g,
+            pue=pue,
+            node_factor=self.carbon.node_factor,
         )
 
 
@@ -236,19 +251,34 @@ def _describe(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bo
     weight = sum(energy for _, energy in used)
     mean = sum(factor.g_per_kwh * energy for factor, energy in used) / weight if weight else None
     common, own = spread_of(used)
+    pue = _pue(factors, energy_uj, by_energy)
     return Description(
         zone=factors.zone,
         zone_name=zones.display_name(factors.zone) if factors.zone else None,
         basis=carbon.basis,
-        pue=carbon.pue or None,
+        pue=pue,
         node_factor=carbon.node_factor,
         intensity_g_per_kwh=mean,
         rungs=shares,
         common_percent=None if common is None else 100 * common,
         own_percent=None if own is None else 100 * own,
-        notes=_notes(factors, shares, missing, any(one.g_per_kwh == 0 and one.year for one, _ in used)),
+        notes=_notes(factors, shares, missing, any(one.g_per_kwh == 0 and one.year for one, _ in used), pue),
         notices=_notices(shares),
     )
+
+
+def _pue(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bool) -> float | None:
+    """The PUE of these hours, their mean by energy where years differ; None where one of them is not known."""
+    if not energy_uj:
+        return factors.carbon.pue or None
+    by_year = {hour.year: factors.pue_of(hour) for hour in energy_uj}
+    known = [pue for pue in by_year.values() if pue is not None]
+    if len(known) < len(by_year):
+        return None
+    if len(set(known)) == 1:
+        return known[0]
+    weights = [(by_year[hour.year] or 1.0, energy if by_energy else 1) for hour, energy in energy_uj.items()]
+    return sum(pue * weight for pue, weight in weights) / sum(weight for _, weight in weights)
 
 
 def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, by_energy: bool) -> RungShare:
@@ -291,7 +321,7 @@ def spread_of(used: Iterable[tuple[Factor, int]]) -> tuple[float | None, float |
     return common_g / total_g, sum(error * error for error in weeks.values()) ** 0.5 / total_g
 
 
-def _notes(factors: Factors, shares: list[RungShare], missing: int, zero: bool) -> list[str]:
+def _notes(factors: Factors, shares: list[RungShare], missing: int, zero: bool, pue: float | None) -> list[str]:
     carbon = factors.carbon
     if factors.zone is None:
         return [NO_ZONE]
@@ -302,7 +332,7 @@ def _notes(factors: Factors, shares: list[RungShare], missing: int, zero: bool) 
             f"(`hpccarbon intensity fetch`), import one, or set carbon.basis"
             f"{' = lifecycle' if carbon.basis == 'direct' else ''}"
         )
-    if not carbon.pue:
+    if pue is None:
         notes.append(NO_PUE)
     notes += [
         f"{share.percent:.3g} % of the energy is at {share.words}: "

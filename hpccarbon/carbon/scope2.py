@@ -20,11 +20,11 @@ class Scope2(msgspec.Struct, frozen=True, kw_only=True):
     notes: list[str]
 
 
-def scope2(carbon: Carbon, metered_kwh: float, location_g: float | None) -> Scope2:
-    """Location- and market-based grams of metered energy.
+def scope2(carbon: Carbon, grid_kwh: float, location_g: float | None) -> Scope2:
+    """Location- and market-based grams of energy from the grid.
 
     Args:
-        metered_kwh: energy as the meters of the nodes counted it; PUE and node factor come from `carbon`.
+        grid_kwh: metered energy × node factor × PUE of its hours (`Factors.grid_kwh`).
         location_g: what `Factors.grams` says of it.
 
     Method: docs/carbon.md, "Scope 2". Embodied emissions are scope 3, category 2, in the year of purchase: a job's
@@ -50,7 +50,6 @@ def scope2(carbon: Carbon, metered_kwh: float, location_g: float | None) -> Scop
         market.contract_share * market.contract_g_per_kwh + (1 - market.contract_share) * market.residual_g_per_kwh
     )
     notes.append(f"market-based by {market.source}")
-    grid_kwh = metered_kwh * carbon.node_factor * (carbon.pue or 1.0)
     return Scope2(location_g=location_g, market_g=grid_kwh * per_kwh, basis=carbon.basis, notes=notes)
 
 

@@ -88,7 +88,7 @@ def statement(
         factors, carbon = places.factors(place), places.carbon_of(place)
         its_g, its_kwh = factors.grams(used), kwh(sum(used.values()))
         grams.add(its_g)
-        both = scope2(carbon, its_kwh, its_g)
+        both = scope2(carbon, factors.grid_kwh(used), its_g)
         market.add(both.market_g)
         water.add(water_l(carbon, its_kwh))
         told = factors.describe(used)

@@ -20,7 +20,7 @@ KWH = 3_600_000_000_000
 def test_both_totals_of_scope_2_stand_side_by_side() -> None:
     market = Market(contract_share=0.6, contract_g_per_kwh=0, residual_g_per_kwh=500, source="PPA Windpark Nord")
     carbon = Carbon(zone="DE", pue=1.5, node_factor=1.1, market=market)
-    both = scope2(carbon, 10, 4000.0)
+    both = scope2(carbon, Factors(carbon).grid_kwh({HOUR: 10 * KWH}), 4000.0)
     assert both.location_g == 4000 and both.market_g == pytest.approx(10 * 1.65 * 0.4 * 500)
     assert any("direct" in note for note in both.notes) and any("PPA" in note for note in both.notes)
 

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpccarbon.carbon import tables
+from hpccarbon.carbon.explain import explain
 from hpccarbon.carbon.footprint import NO_PUE, Factors, hour_of
+from hpccarbon.carbon.places import Places
 from hpccarbon.config import Carbon
 from hpccarbon.errors import CarbonError
 
@@ -48,6 +50,25 @@ def test_an_unknown_pue_is_never_silent() -> None:
     assert NO_PUE in Factors(Carbon(zone="DE")).describe([HOUR]).notes
     assert Factors(Carbon(zone="DE")).describe([HOUR]).pue is None
     assert NO_PUE not in Factors(Carbon(zone="DE", pue=1.0)).describe([HOUR]).notes
+
+
+def test_a_year_keeps_its_own_pue() -> None:
+    carbon = Carbon(zone="DE", pue=1.2, pue_of_year={"2024": 1.5})
+    factors = Factors(carbon)
+    new = HOUR.replace(year=2025)
+    assert (factors.pue_of(HOUR), factors.pue_of(new)) == (1.5, 1.2)
+    assert factors.grid_kwh({HOUR: KWH, new: KWH}) == pytest.approx(2.7)
+    assert factors.describe({HOUR: KWH}).pue == 1.5 and factors.describe({new: KWH}).pue == 1.2
+    assert factors.describe({HOUR: KWH, new: 2 * KWH}).pue == pytest.approx(1.3)
+    half = Factors(Carbon(zone="DE", pue_of_year={"2024": 1.5}))
+    assert half.describe({HOUR: KWH}).notes == [] and NO_PUE in half.describe({HOUR: KWH, new: KWH}).notes
+    grams = factors.grams({HOUR: KWH, new: KWH})
+    told = explain(Places(carbon), [(HOUR, "n1", None, KWH), (new, "n1", None, KWH)])
+    assert grams is not None and float(told.co2e_g or 0) == pytest.approx(grams)
+    assert [(line.result, line.time) for line in told.lines if line.label == "PUE"] == [
+        ("1.5", "2024"),
+        ("1.2", "2025"),
+    ]
 
 
 def test_an_unknown_zone_is_an_error_with_the_nearest() -> None:

@@ -48,8 +48,8 @@ def test_the_node_goes_before_the_partition(node: str | None, partition: str | N
 
 def test_a_place_says_only_what_differs() -> None:
     north, gpu = places().factors("north"), places().factors("gpu")
-    assert north.zone == "SE" and north.metered_to_grid == pytest.approx(1.05 * 1.1)
-    assert gpu.zone == "DE" and gpu.metered_to_grid == pytest.approx(1.5 * 1.02)
+    assert north.zone == "SE" and north.grid_kwh({HOUR: KWH}) == pytest.approx(1.05 * 1.1)
+    assert gpu.zone == "DE" and gpu.grid_kwh({HOUR: KWH}) == pytest.approx(1.5 * 1.02)
 
 
 def test_grams_of_rows_are_those_of_their_places() -> None:
