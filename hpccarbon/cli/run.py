@@ -115,6 +115,7 @@ def _grams(outcome: Outcome, factors: Factors | None) -> tuple[float | None, str
     factor = factors.at(start)
     if factor is None:
         return None, f"no {carbon.basis} intensity of {carbon.zone} for {start:%Y}"
-    pue = f"PUE {carbon.pue:g}" if carbon.pue else "PUE unknown, taken as 1.0"
+    known = factors.pue_of(start)
+    pue = f"PUE {known:g}" if known else "PUE unknown, taken as 1.0"
     why = f"{factor.g_per_kwh:.0f} g/kWh in {carbon.zone}, {factor.source}; {pue}"
     return kwh(outcome.share.energy_uj) * factor.factor, why
