@@ -129,6 +129,11 @@ def _epyc(late: Sequence[tuple[float, float]]) -> World:
     )
 
 
+def never_idle() -> World:
+    """The daemon comes to a node that is at work, and never sees it idle."""
+    return World([_steady(1, 32, 600, start=0.0), _steady(2, 16, 605, start=0.0)], 610)
+
+
 def wraps() -> World:
     """It wraps every 165 s, and readings come up to 149 s late."""
     starts = (LEAD_S + 100 + 200 * n for n in range(6))
@@ -232,6 +237,10 @@ SCENARIOS: Sequence[Scenario] = (
         ended_together,
     ),
     Scenario("half_empty", "Half-empty node", "1 core and 31 cores of 64, all busy.", half_empty),
+    Scenario(
+        "never_idle", "Never seen idle", "The daemon comes to a busy node: 32 and 16 cores of 64, all the time.",
+        never_idle,
+    ),
     Scenario(
         "wraps", "Wrap storm", "A counter of 65.5 kJ at 396 W wraps every 165 s; readings come up to 149 s late.",
         wraps, Bar(job=5.0, together=0.5),
