@@ -13,8 +13,8 @@ _PROSE = Path(__file__).with_name("prose.md")
 
 
 def prose() -> dict[str, str]:
-    """The parts of prose.md by name: head, tail, and `note KEY` for each scenario."""
-    pieces = re.split(r"^<!-- (head|tail|note \w+) -->$", _PROSE.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    """The parts of prose.md by name: head, short, tail, and `note KEY` for each scenario."""
+    pieces = re.split(r"^<!-- (head|short|tail|note \w+) -->$", _PROSE.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return {name: text.strip() for name, text in zip(pieces[1::2], pieces[2::2], strict=True)}
 
 
@@ -106,5 +106,5 @@ def page(results: Sequence[Result], lead_s: float) -> str:
     where = [result.scenario.title for result in results if result.better]
     told = f"In {len(where)} of {len(results)} scenarios some formula has a smaller dynamic error per job than ours: "
     told += "; ".join(where) + ". The reasons stand below each table." if where else "none."
-    short = f"## In short\n\n{summary(results)}\n\n{told}"
+    short = f"## In short\n\n{words['short']}\n\n{summary(results)}\n\n{told}"
     return "\n\n".join([head, short, "## Scenario by scenario", *map(section, results), words["tail"]]) + "\n"

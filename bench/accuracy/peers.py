@@ -78,9 +78,14 @@ def _counted(world: World, first_ns: int, last_ns: int, rule: Delta, zones: Sequ
     )
 
 
+def _moments(world: World, tool: str, period_s: float) -> list[int]:
+    """When an agent reads, be it that the reading fails."""
+    return world.moments(world.period_s or period_s, 0.0 if world.period_s else _PHASE_S[tool])
+
+
 def _readings(world: World, tool: str, period_s: float) -> list[int]:
     """An agent's readings, without the one that fails: the next good one then covers the time."""
-    moments = world.moments(world.period_s or period_s, 0.0 if world.period_s else _PHASE_S[tool])
+    moments = _moments(world, tool, period_s)
     failed = world.fails(moments)
     return [at_ns for at_ns in moments if at_ns != failed]
 
@@ -135,6 +140,7 @@ def ceems(world: World) -> Bills:
     C is all modes but idle. irate: the last two samples within 2 min, a counter that went down began at 0. A job's
     energy is the sum over its scrapes of P x 30 s: a job needs two scrapes to be seen, and a scrape that did not come
     is filled with the last two that did, as long as they are young enough. PUE = 1.
+    Source: ceems, etc/prometheus/rules (host-power-rapl.rules and the CPU rules), and its api server's sum over time.
     """
     bills = Bills("CEEMS, RAPL rule")
     period_s = world.period_s or 30.0
@@ -165,11 +171,15 @@ def kepler(world: World) -> Bills:
     """Kepler's ratio, 5 s: active = u E with u the node's CPU usage; a job gets c_j / (sum of c alive now) x active.
 
     Idle = E - active is the node's, and no job's. A process first seen counts from its start; one that ended between
-    two readings is not seen. Wraps: + range, once.
+    two readings is not seen. Wraps: + range, once. After a failed read a zone has nothing to subtract from, so both
+    intervals beside it are lost.
+    Source: kepler, internal/monitor/node.go (calculateNodePower, calculateEnergyDelta) and process.go.
     """
     bills = Bills("Kepler, ratio")
-    for first, last in intervals(_readings(world, "kepler", 5.0)):
-        if world.lost(first, last):
+    moments = _moments(world, "kepler", 5.0)
+    failed = world.fails(moments)
+    for first, last in intervals(moments):
+        if world.lost(first, last) or failed in (first, last):
             continue
         energy = _grown(world, first, last, wrapped)
         usage = min(1.0, (world.busy_ns(last) - world.busy_ns(first)) / (world.cpus * (last - first)))
@@ -187,7 +197,9 @@ def kepler(world: World) -> Bills:
 def scaphandre(world: World) -> Bills:
     """Scaphandre, 2 s: P_p = P_host x cpu%_p / N; the rest of the host is nobody's.
 
-    P_host is the packages and dram. A counter that went down yields no value (`get_records_diff_power_microwatts`).
+    P_host is the packages and dram. A counter that went down yields no value.
+    Source: scaphandre, src/sensors/mod.rs (get_process_power_consumption_microwatts and
+    get_records_diff_power_microwatts).
     Alumet's sample formula is the same: E x cpu_percent / 100, relative to all cores.
     """
     bills = Bills("Scaphandre, Alumet's sample")
@@ -205,6 +217,8 @@ def slurm_rapl(world: World) -> Bills:
     """Slurm acct_gather_energy/rapl: every job on the node is billed the node's joules, end minus start, whole joules.
 
     Packages and dram. The step daemon polls at least every 30 s, which is often enough to see each wrap of a counter.
+    Source: slurm, src/plugins/acct_gather_energy/rapl/acct_gather_energy_rapl.c (_get_joules_task), and the man page of
+    slurm.conf, which says that it reports on the node, not on the job.
     """
     bills = Bills("Slurm, rapl")
     for job in world.jobs:
@@ -214,15 +228,16 @@ def slurm_rapl(world: World) -> Bills:
 
 
 def ear(world: World) -> Bills:
-    """EAR, power_monitor.c: mean power x lcpus_j / (sum of lcpus over the jobs on the node) x whole seconds, each 60 s.
+    """EAR: mean power x lcpus_j / (sum of lcpus over the jobs on the node) x whole seconds, each 60 s.
 
     Free cores pay nothing: the jobs carry the idle node. The job's CPU mask is taken as known, and its monitoring as
     beginning and ending with the job, whoever else is there at the end of each period sharing it.
+    Source: EAR, src/daemon/power_monitor.c.
     """
     bills = Bills("EAR, power monitor")
     readings = _readings(world, "ear", 60.0)
     for job in world.jobs:
-        moments = [job.start_ns, *(at_ns for at_ns in readings if job.alive(at_ns) and at_ns > job.start_ns)]
+        moments = [job.start_ns, *(at_ns for at_ns in readings if job.start_ns < at_ns < job.end_ns)]
         for first, last in intervals([*moments, job.end_ns]):
             if world.lost(first, last):
                 continue

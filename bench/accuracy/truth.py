@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -85,8 +85,8 @@ class Job:
         return ns(self.end_s)
 
     def alive(self, at_ns: int) -> bool:
-        """Whether its cgroup can be read."""
-        return self.start_ns <= at_ns < self.end_ns
+        """Whether its cgroup can be read: from its first to its last moment."""
+        return self.start_ns <= at_ns <= self.end_ns
 
     def holds_ns(self, until_ns: int) -> int:
         """How long it has held its cores."""
@@ -202,9 +202,9 @@ class World:
         return jobs, [job.start_ns for job in jobs], max(job.end_ns - job.start_ns for job in jobs)
 
     def _first(self, at_ns: int) -> int:
-        """Place of the first job that may be alive: all before it have ended."""
+        """Place of the first job that may be alive: all before it are gone."""
         _jobs, starts, longest = self._order
-        return bisect_right(starts, at_ns - longest)
+        return bisect_left(starts, at_ns - longest)
 
     def _among(self, at_ns: int) -> list[Job]:
         jobs, starts, _longest = self._order
