@@ -195,6 +195,17 @@ class Ledger:
             raise ValueError('grouping by meter needs holders == ("meter",)')
         return self._answer(selection, lambda: self._rows(by, factors), by_bucket="bucket" in by) or []
 
+    def ask(
+        self, selection: Selection, question: Callable[[duckdb.DuckDBPyConnection, list[datetime]], Answer]
+    ) -> Answer | None:
+        """Put a question of one's own to the selected rows (site/groups.py); None where there are none.
+
+        Args:
+            question: gets a connection with the view `selected` (columns as in a ledger file, times as integers) and
+                the UTC hours that were gathered. Asked again, if a ledger file turns out to be damaged.
+        """
+        return self._answer(selection, lambda: question(self._con, [_hour(hour_n) for hour_n in sorted(self._planned)]))
+
     def hours(self, selection: Selection) -> list[datetime]:
         """The UTC hours that hold rows of the selection, in order."""
         return self._answer(selection, lambda: [_hour(hour_n) for hour_n in self._hours()]) or []
