@@ -30,6 +30,7 @@ FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),
 )
 FOR_OPERATORS: tuple[Entry, ...] = (
+    Entry("setup", "hpccarbon.cli.setup", "Install on this machine: shown first, done with --apply, taken back."),
     Entry("daemon", "hpccarbon.cli.daemon", "Measure this node and divide its energy among its jobs."),
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),

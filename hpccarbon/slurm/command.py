@@ -31,9 +31,10 @@ def run(settings: Slurm, argv: Sequence[str]) -> str:
     Raises: SlurmError naming the command, the reason and the next step: not found, timed out, or failed.
     """
     name = argv[0]
-    if settings.conf and not os.path.exists(settings.conf):  # noqa: PTH110 - a str all the way
+    where, conf = ("slurm.conf", settings.conf) if settings.conf else ("SLURM_CONF", os.environ.get("SLURM_CONF", ""))
+    if conf and not os.path.exists(conf):  # noqa: PTH110 - a str all the way
         # Slurm's commands wait a minute for it to appear.
-        raise SlurmError(f"{name}: slurm.conf = {settings.conf!r}: no such file (correct it, or leave it empty)")
+        raise SlurmError(f"{name}: {where} = {conf!r}: no such file (correct it, or leave it empty)")
     try:
         done = subprocess.run(
             list(argv),

@@ -148,11 +148,11 @@ def test_a_window_is_asked_for_day_by_day(tmp_path: Path) -> None:
 
 
 def test_a_users_shell_does_not_change_the_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("SLURM_TIME_FORMAT", "standard"), ("SLURM_CLUSTERS", "other"), ("SLURM_CONF", "/etc/x")):
+    for name, value in (("SLURM_TIME_FORMAT", "standard"), ("SLURM_CLUSTERS", "other"), ("SLURM_CONF", "/etc/passwd")):
         monkeypatch.setenv(name, value)
     config = sacct(tmp_path, 'env | grep -c SLURM_CLUSTERS >> "$0.log"; true\n')
     assert fetch(config, [1]) == []
-    assert (tmp_path / "sacct.log").read_text().splitlines()[1:] == ["UTC %s /etc/x", "0"]
+    assert (tmp_path / "sacct.log").read_text().splitlines()[1:] == ["UTC %s /etc/passwd", "0"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""`hpccarbon setup`: shows what an installation would change on this machine, does it, or takes it back."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from hpccarbon.config import Config
+    from hpccarbon.setup.carry import Machine, State
+    from hpccarbon.setup.plan import Site, Step
+    from hpccarbon.setup.slurmconf import Line
+
+_SIGNS = {"new": "+", "changed": "~", "same": "=", "kept": "!", "later": "?"}
+_LATER = "not possible here: at the first boot, or by hand"
+
+
+@click.command("setup", epilog="Exit code: 0 done or shown, 1 failed, 2 wrong usage. slurm.conf itself stays yours.")
+@click.option("--role", type=click.Choice(["node", "head", "both"]), default="both", help="What this machine does.")
+@click.option("--cluster", metavar="NAME", help="ClusterName of slurm.conf [default: asked of slurmctld].")
+@click.option("--shared-dir", metavar="DIR", help="The directory all machines see [default: of the configuration].")
+@click.option("--zone", default="", help="Where the electricity comes from; see `hpccarbon intensity zones`.")
+@click.option("--pue", type=click.FloatRange(1, 10), help="Total / IT energy of the building, where it is known.")
+@click.option("--user", default="hpccarbon", show_default=True, help="The account that writes to --shared-dir.")
+@click.option("--no-systemd", is_flag=True, help="No services: the prolog of a job starts a missing daemon.")
+@click.option("--prefix", type=click.Path(path_type=Path), default=Path("/"), help="Root of a node image.")
+@click.option("--apply", "do_apply", is_flag=True, help="Do it. Without this nothing is changed.")
+@click.option("--undo", is_flag=True, help="Take back what --apply did; what was edited since stays.")
+@click.option("--diff", is_flag=True, help="Show the files' contents.")
+def command(
+    role: Literal["node", "head", "both"],
+    cluster: str | None,
+    shared_dir: str | None,
+    zone: str,
+    pue: float | None,
+    user: str,
+    no_systemd: bool,
+    prefix: Path,
+    do_apply: bool,
+    undo: bool,
+    diff: bool,
+) -> None:
+    """Install on this machine: configuration, directories, hooks, services, and the lines slurm.conf lacks.
+
+    Shows what it would do; --apply does it, --undo takes it back. Run again at any time: what is done stays as it is,
+    and a configuration of yours is never overwritten.
+    """
+    from hpccarbon.setup.carry import Machine
+
+    if do_apply and undo:
+        raise click.UsageError("--apply and --undo exclude each other")
+    machine = Machine(prefix.resolve())
+    if undo:
+        _undo(machine)
+        return
+    from hpccarbon import config as configuration
+    from hpccarbon.setup.plan import CONFIG_DIR, Site, steps
+
+    path = machine.path(f"{CONFIG_DIR}/hpccarbon.toml")
+    existing = configuration.load(path) if path.exists() else None
+    present = _slurm_settings(existing)
+    if zone:
+        from hpccarbon.carbon.zones import require
+
+        require(zone)
+    site = Site(
+        role=role,
+        cluster=cluster or (existing.cluster if existing else "") or _cluster(present),
+        shared_dir=_shared_dir(shared_dir, existing),
+        zone=zone,
+        pue=pue or 0.0,
+        user=user,
+        executable=_executable(),
+        systemd=not no_systemd,
+    )
+    from hpccarbon.setup.slurmconf import lacking
+
+    lines = lacking(present)
+    todo = steps(site, _scripts(), lines)
+    found = machine.apply(todo) if do_apply else [(step, machine.state(step)) for step in todo]
+    _show(machine, found, do_apply, diff)
+    _say_next(site, lines, do_apply, known=bool(present))
+
+
+def _slurm_settings(existing: Config | None) -> dict[str, list[str]]:
+    from hpccarbon.config import Slurm
+    from hpccarbon.errors import SlurmError
+    from hpccarbon.setup.slurmconf import settings
+
+    try:
+        return settings(existing.slurm if existing else Slurm())
+    except SlurmError as err:
+        from hpccarbon.cli.common import warn
+
+        warn(f"{err}; so all lines that slurm.conf needs are listed, whether it has them or not")
+        return {}
+
+
+def _cluster(present: dict[str, list[str]]) -> str:
+    if "ClusterName" not in present:
+        raise click.UsageError("slurmctld could not be asked for the cluster's name: give --cluster")
+    return present["ClusterName"][0]
+
+
+def _shared_dir(given: str | None, existing: Config | None) -> str:
+    if given:
+        if not Path(given).is_absolute():
+            raise click.BadParameter(f"{given!r}: must be an absolute path", param_hint="--shared-dir")
+        return given
+    if existing is None:
+        raise click.UsageError("give --shared-dir: the directory that nodes, head and login machines all see")
+    return existing.paths.shared_dir
+
+
+def _executable() -> str:
+    """What the services and the prolog start: the program that is running now."""
+    called = Path(sys.argv[0])
+    if called.name in ("hpccarbon", "hpccarbon-node.pyz") and called.exists():
+        return str(called.absolute())
+    return shutil.which("hpccarbon") or str(Path(sys.executable).with_name("hpccarbon"))
+
+
+def _scripts() -> Path:
+    """`slurm_scripts`: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "slurm_scripts"
+    return installed if installed.is_dir() else package.parent / "slurm_scripts"
+
+
+def _show(machine: Machine, found: Sequence[tuple[Step, State]], done: bool, diff: bool) -> None:
+    from hpccarbon.setup.plan import File, Unit, User
+
+    words = {
+        "new": "made" if done else "to be made",
+        "changed": "replaced" if done else "to be replaced",
+        "same": "as it should be",
+        "kept": "yours, and stays as it is",
+        "later": _LATER,
+    }
+    for step, state in found:
+        what = {User: "account", Unit: "service", File: "file"}.get(type(step), "directory")
+        name = step.name if isinstance(step, (User, Unit)) else step.path
+        click.echo(f"{_SIGNS[state]} {what:<9} {name}: {words[state]} ({step.why})")
+        if diff and isinstance(step, File) and state in ("new", "changed", "kept") and not done:
+            click.echo("".join(f"      {line}\n" for line in machine.difference(step).splitlines()), nl=False)
+
+
+def _say_next(site: Site, lines: list[Line], done: bool, *, known: bool) -> None:
+    from hpccarbon.setup.plan import CONFIG_DIR
+
+    if not done:
+        click.echo("\nNothing was changed. The same with --apply does it; --diff shows the files.")
+        return
+    click.echo("\nNext:")
+    if lines and site.is_node:
+        said = ", ".join(line.key for line in lines)
+        click.echo(f"  take {CONFIG_DIR}/slurm.conf.lines into slurm.conf ({said}), then scontrol reconfigure")
+    elif known:
+        click.echo("  slurm.conf has everything already")
+    if not site.zone:
+        click.echo(f"  set carbon.zone and carbon.pue in {CONFIG_DIR}/hpccarbon.toml, or no report has grams")
+    click.echo("  hpccarbon doctor      what this machine can measure")
+
+
+def _undo(machine: Machine) -> None:
+    for entry, gone in machine.undo():
+        if gone:
+            click.echo(f"- {entry.kind:<9} {entry.what}: taken back")
+            continue
+        reason = {"directory": "not empty", "user": "files of its may lie anywhere"}.get(entry.kind, "edited since")
+        click.echo(f"! {entry.kind:<9} {entry.what}: left ({reason})")
+    click.echo("\nTake the lines of Prolog= and Epilog= out of slurm.conf yourself, then scontrol reconfigure.")

@@ -1,0 +1,241 @@
+"""Carries steps out on a machine, remembers each in a journal, takes them back. Decides nothing about their content.
+
+The journal (`/etc/hpccarbon/setup.json`) is written before each step, so that a run that was cut short can be undone.
+What an administrator changed since is never removed: `undo` names it and leaves it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import os
+import pwd
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from hpccarbon.errors import HpcCarbonError
+from hpccarbon.setup.plan import CONFIG_DIR, Directory, File, Step, Unit, User
+
+State = Literal["new", "same", "changed", "kept", "later"]
+"""of a step: to be done, done already, the file differs, differs and is the site's own, not possible in an image."""
+
+
+class Entry(msgspec.Struct):
+    """One thing that was done: `digest` of what was written, `before` what stood there (None: nothing)."""
+
+    kind: str
+    what: str
+    digest: str = ""
+    before: str | None = None
+    mode: int = 0
+
+
+class Machine:
+    """The machine, or the image of one below `prefix` (then no account is made and no service is started).
+
+    Args:
+        prefix: `/`, or the root of an image.
+        journal: where it is kept [/etc/hpccarbon/setup.json below `prefix`].
+    """
+
+    def __init__(self, prefix: Path = Path("/"), journal: Path | None = None) -> None:
+        self.prefix = prefix
+        self.is_image = prefix != Path("/")
+        self._journal = journal or self.path(f"{CONFIG_DIR}/setup.json")
+
+    def path(self, absolute: str) -> Path:
+        """Where a path of the plan lies on this machine."""
+        return self.prefix / absolute.lstrip("/")
+
+    # ---- looking ------------------------------------------------------------------------------------------------
+
+    def state(self, step: Step) -> State:
+        """How the machine stands to a step."""
+        if isinstance(step, User):
+            if self.is_image:
+                return "later"
+            return "same" if _uid(step.name) is not None else "new"
+        if isinstance(step, Unit):
+            if not shutil.which("systemctl"):
+                return "later"
+            enabled = self.path(f"/etc/systemd/system/multi-user.target.wants/{step.name}")
+            return "same" if enabled.is_symlink() else "new"
+        path = self.path(step.path)
+        if isinstance(step, Directory):
+            return "same" if path.is_dir() else "new"
+        if not path.exists():
+            return "new"
+        same = path.read_text(encoding="utf-8") == step.text and path.stat().st_mode & 0o777 == step.mode
+        return "same" if same else "kept" if step.site else "changed"
+
+    def difference(self, step: File) -> str:
+        """What writing the file would change, as a unified diff."""
+        path = self.path(step.path)
+        old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return "\n".join(
+            difflib.unified_diff(old, step.text.splitlines(), step.path, f"{step.path} (new)", "", "", 1, "")
+        )
+
+    # ---- doing --------------------------------------------------------------------------------------------------
+
+    def apply(self, todo: Sequence[Step]) -> list[tuple[Step, State]]:
+        """Carry out what is not done yet.
+
+        Returns: each step with the state it was found in.
+        Raises: HpcCarbonError naming the step that failed; what was done before it stays, and can be undone.
+        """
+        found = []
+        for step in todo:
+            state = self.state(step)
+            found.append((step, state))
+            if state in ("new", "changed"):
+                try:
+                    self._do(step)
+                except OSError as err:
+                    raise HpcCarbonError(
+                        f"cannot make {err.filename}: {err.strerror} (run as root; --undo takes the rest back)"
+                    ) from err
+        return found
+
+    def _do(self, step: Step) -> None:
+        if isinstance(step, User):
+            self._note(Entry("user", step.name))
+            _command(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", step.name])
+        elif isinstance(step, Unit):
+            self._note(Entry("unit", step.name))
+            self._systemctl("daemon-reload")
+            self._systemctl("enable", step.name)
+        elif isinstance(step, Directory):
+            self._make_directory(step)
+        else:
+            self._write(step)
+
+    def _make_directory(self, step: Directory) -> None:
+        path = self.path(step.path)
+        path.mkdir(parents=True)
+        path.chmod(step.mode)
+        owner = _uid(step.owner) if step.owner and not self.is_image else None
+        if owner is not None:
+            os.chown(path, *owner)
+        self._note(Entry("directory", step.path))
+
+    def _write(self, step: File) -> None:
+        path = self.path(step.path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        mode = path.stat().st_mode & 0o777 if before is not None else 0
+        self._note(Entry("file", step.path, _digest(step.text), before, mode))
+        _replace(path, step.text, step.mode)
+
+    def _systemctl(self, verb: str, *units: str) -> None:
+        """In an image a unit is enabled by its link alone; here it also starts or stops."""
+        if self.is_image:
+            if units:
+                _command(["systemctl", f"--root={self.prefix}", verb, *units])
+        else:
+            _command(["systemctl", verb, *(["--now"] if units else []), *units])
+
+    # ---- taking back --------------------------------------------------------------------------------------------
+
+    def undo(self) -> list[tuple[Entry, bool]]:
+        """Take everything back that the journal names, last first.
+
+        Returns: each entry, and whether it was taken back: a file that was edited since, a directory that is not empty
+            and every account stay (files of its may lie anywhere).
+        Raises: HpcCarbonError, if there is no journal or it cannot be read.
+        """
+        journal = self._read_journal()
+        if not journal:
+            raise HpcCarbonError(f"{self._journal}: nothing was set up here (no journal), so there is nothing to undo")
+        self._journal.unlink()
+        units = any(entry.kind == "unit" for entry in journal)
+        done = [(entry, self._take_back(entry)) for entry in reversed(journal)]
+        if units:
+            self._systemctl("daemon-reload")
+        return done
+
+    def _take_back(self, entry: Entry) -> bool:
+        if entry.kind == "user":
+            return False
+        if entry.kind == "unit":
+            with contextlib.suppress(HpcCarbonError):  # it may be gone
+                self._systemctl("disable", entry.what)
+            return True
+        path = self.path(entry.what)
+        if entry.kind == "directory":
+            try:
+                path.rmdir()
+            except FileNotFoundError:
+                return True
+            except OSError:
+                return False
+            return True
+        if not path.exists():
+            return True
+        if _digest(path.read_text(encoding="utf-8")) != entry.digest:
+            return False
+        if entry.before is None:
+            path.unlink()
+        else:
+            _replace(path, entry.before, entry.mode)
+        return True
+
+    def _read_journal(self) -> list[Entry]:
+        try:
+            return msgspec.json.decode(self._journal.read_bytes(), type=list[Entry])
+        except FileNotFoundError:
+            return []
+        except (OSError, msgspec.DecodeError) as err:
+            raise HpcCarbonError(f"cannot read {self._journal}: {err} (remove by hand: docs/install.md)") from err
+
+    def _note(self, entry: Entry) -> None:
+        """Add to the journal. What was noted first for a path stands: it knows what was there before hpccarbon came."""
+        journal = self._read_journal()
+        first = next((old for old in journal if (old.kind, old.what) == (entry.kind, entry.what)), None)
+        if first is None:
+            journal.append(entry)
+        else:
+            first.digest = entry.digest
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        _replace(self._journal, msgspec.json.format(msgspec.json.encode(journal)).decode() + "\n", 0o600)
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    """Write beside and rename over: a hook that Slurm is running now stays whole."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, mode)
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    beside.rename(path)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _uid(name: str) -> tuple[int, int] | None:
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        return None
+    return entry.pw_uid, entry.pw_gid
+
+
+def _command(argv: list[str]) -> None:
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as err:
+        raise HpcCarbonError(f"{argv[0]}: {err} (do it by hand: {' '.join(argv)})") from err
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise HpcCarbonError(f"{argv[0]}: {said[-1]} (do it by hand: {' '.join(argv)})")
