@@ -1,4 +1,4 @@
-"""Adds one selection up in several ways at the price of reading it twice, with grams: what a month's summary needs.
+"""Adds one selection up in several ways at the price of one, with grams: what a month's summary needs.
 
 Only adds up, in the engine: a million jobs never become a million Python objects.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _SCALE = 10**6
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_TIMELESS: Mapping[str, str] = {
-    "cluster": "cluster",
+_COLUMN: Mapping[str, str] = {
+    "hour": "hour_n",
     "holder": "holder",
     "job": "job_id",
     "user": '"user"',
@@ -40,13 +40,13 @@ class Factors(NamedTuple):
 
 
 class Grouping(NamedTuple):
-    """One way to add up. `by` may name cluster, holder, job, user, account, partition, node, place and `hour`.
+    """One way to add up. `by` may name holder, job, user, account, partition, node, place and `hour`.
 
-    `largest`: only so many groups, those with the most energy (0: all, in order of their keys).
+    `counted`: whether jobs and nodes are counted, which costs as much as the adding up; else both are 0.
     """
 
     by: tuple[str, ...]
-    largest: int = 0
+    counted: bool = True
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -67,15 +67,12 @@ def groups(
 
     Raises: ValueError for a word that is not known; ShardError as `Ledger.energy`.
     """
-    for grouping in groupings:
-        if unknown := [word for word in grouping.by if word != "hour" and word not in _TIMELESS]:
-            raise ValueError(f"cannot group by {', '.join(unknown)}; known: hour, {', '.join(_TIMELESS)}")
+    if unknown := {word for grouping in groupings for word in grouping.by} - _COLUMN.keys():
+        raise ValueError(f"cannot group by {', '.join(sorted(unknown))}; known: {', '.join(_COLUMN)}")
 
     def question(con: duckdb.DuckDBPyConnection, hours: list[datetime]) -> list[list[Group]]:
         _weigh(con, hours, factors)
-        if any("hour" not in grouping.by for grouping in groupings):
-            _reduce(con)
-        return [_ask(con, grouping, factors is not None) for grouping in groupings]
+        return _ask(con, groupings, factors is not None)
 
     return ledger.ask(selection, question) or [[] for _ in groupings]
 
@@ -111,62 +108,82 @@ def _table(
     con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {selected}", values)
 
 
-_SUMS = ("cpu_uj", "dram_uj", "gpu_uj", "other_uj", "idle_uj", "modelled_uj", "cpu_time_us", "present_ms", "covered_ms")
-_REDUCED = f"""
-SELECT cluster, holder, job_id, "user", account, "partition", node, place,
-    {", ".join(f"sum({name})::BIGINT AS {name}" for name in _SUMS)},
-    max(alloc_cores) AS alloc_cores, max(alloc_gpus) AS alloc_gpus,
-    (sum(alloc_cores::HUGEINT * present_ms) * 1000)::BIGINT AS core_us,
-    min(first_us) AS first_us, max(last_us) AS last_us,
-    sum(energy_uj::HUGEINT * scaled) AS weighted,
-    count(*) FILTER (scaled IS NULL AND energy_uj > 0) AS lacking
-FROM weighed GROUP BY ALL
-"""  # noqa: S608
-_IDLE_CORES = """
-CASE WHEN holder = 'job' AND core_us > cpu_time_us AND coalesce(gpu_uj, 0) = 0
-    THEN round(idle_uj * (1 - cpu_time_us / core_us))::BIGINT ELSE 0 END
+_SUMS = ("cpu_uj", "dram_uj", "gpu_uj", "other_uj", "idle_uj", "modelled_uj", "cpu_time_us")
+_HELD_US = "(alloc_cores::HUGEINT * present_ms * 1000)"
+_IDLE_CORES = f"""
+CASE WHEN holder = 'job' AND coalesce(gpu_uj, 0) = 0 AND {_HELD_US} > cpu_time_us
+    THEN round(idle_uj * (1 - cpu_time_us / {_HELD_US}))::BIGINT ELSE 0 END
 """
-
-
-def _reduce(con: duckdb.DuckDBPyConnection) -> None:
-    """The table `reduced`: one row per job (or other holder) and node, all its hours and runs together."""
-    con.execute(f"CREATE OR REPLACE TEMP TABLE reduced AS SELECT *, {_IDLE_CORES} AS idle_cores_uj FROM ({_REDUCED})")  # noqa: S608
-
-
 _MEASURES = f"""
-{", ".join(f"sum({name})" for name in _SUMS[:7])}, max(alloc_cores), max(alloc_gpus), sum(core_us),
-sum(present_ms), sum(covered_ms), count(DISTINCT node), min(first_us), max(last_us), sum(weighted), sum(lacking),
-count(DISTINCT job_id), sum(idle_cores_uj), sum({_ENERGY}) AS energy
-"""
-_FROM_HOURS = """
-(SELECT *, alloc_cores::HUGEINT * present_ms * 1000 AS core_us, energy_uj::HUGEINT * scaled AS weighted,
-    (scaled IS NULL AND energy_uj > 0)::INTEGER AS lacking, 0 AS idle_cores_uj FROM weighed)
+{", ".join(f"sum({name})" for name in _SUMS)}, max(alloc_cores), max(alloc_gpus), sum({_HELD_US}),
+sum(present_ms), sum(covered_ms), min(first_us), max(last_us), sum(energy_uj::HUGEINT * scaled),
+count(*) FILTER (scaled IS NULL AND energy_uj > 0), sum({_IDLE_CORES})
 """
 
 
-def _ask(con: duckdb.DuckDBPyConnection, grouping: Grouping, with_grams: bool) -> list[Group]:
-    timed = "hour" in grouping.by
-    keys = ["hour_n" if word == "hour" else _TIMELESS[word] for word in grouping.by]
-    named = ", ".join(f"{key} AS k{place}" for place, key in enumerate(keys))
-    places = ", ".join(f"k{place}" for place in range(len(keys)))
-    sql = f"SELECT {named}{', ' if keys else ''}{_MEASURES} FROM {_FROM_HOURS if timed else 'reduced'}"  # noqa: S608
-    if keys:
-        order = ", ".join(f"k{place} NULLS LAST" for place in range(len(keys)))
-        sql += f" GROUP BY {places} ORDER BY {'energy DESC, ' if grouping.largest else ''}{order}"
-        sql += f" LIMIT {grouping.largest}" if grouping.largest else ""
-    else:
-        sql += " HAVING count(*) > 0"
-    return [_group(grouping.by, row, with_grams) for row in con.execute(sql).fetchall()]
+def _ask(con: duckdb.DuckDBPyConnection, groupings: Sequence[Grouping], with_grams: bool) -> list[list[Group]]:
+    """All groupings in one reading, and how many jobs and nodes are in each group in a narrow one of its own.
+
+    Counting what is different while adding up would hold a set for every group of every grouping at once: five times
+    the work and three times the memory on a million jobs.
+    """
+    words = list(dict.fromkeys(word for grouping in groupings for word in grouping.by))
+    sets = ", ".join(f"({', '.join(_COLUMN[word] for word in grouping.by)})" for grouping in groupings)
+    keys = ", ".join([*(_COLUMN[word] for word in words), f"grouping_id({', '.join(map(_COLUMN.__getitem__, words))})"])
+    sql = f"SELECT {keys if words else '0'}, {_MEASURES} FROM weighed GROUP BY GROUPING SETS ({sets})"  # noqa: S608
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for row in con.execute(sql).fetchall():
+        found.setdefault(row[len(words)], []).append(row)
+    return [
+        _groups(con, grouping, words, found.get(_grouping_id(grouping, words), []), with_grams)
+        for grouping in groupings
+    ]
 
 
-def _group(by: Sequence[str], row: Sequence[Any], with_grams: bool) -> Group:
-    key, values = row[: len(by)], row[len(by) :]
-    *measures, first_us, last_us, weighted, lacking, jobs, idle_cores_uj, _ = values
+def _grouping_id(grouping: Grouping, words: Sequence[str]) -> int:
+    """SQL's number of a grouping set: a bit for every word that is not in it, the first word's the highest."""
+    return sum(1 << (len(words) - 1 - place) for place, word in enumerate(words) if word not in grouping.by)
+
+
+def _groups(
+    con: duckdb.DuckDBPyConnection,
+    grouping: Grouping,
+    words: Sequence[str],
+    rows: Sequence[tuple[Any, ...]],
+    with_grams: bool,
+) -> list[Group]:
+    places = [words.index(word) for word in grouping.by]
+    by_key = {tuple(row[place] for place in places): row[len(words) + 1 :] for row in rows}
+    counts = _counts(con, grouping.by) if grouping.counted else {}
+    ordered = sorted(by_key, key=lambda key: [(value is None, value) for value in key])
+    return [_group(grouping.by, key, by_key[key], counts.get(key, (0, 0)), with_grams) for key in ordered]
+
+
+def _counts(con: duckdb.DuckDBPyConnection, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int]]:
+    """Key -> (jobs, nodes)."""
+    keys = ", ".join(_COLUMN[word] for word in by)
+    sql = f"SELECT {keys + ', ' if keys else ''}count(DISTINCT job_id), count(DISTINCT node) FROM weighed"  # noqa: S608
+    rows = con.execute(sql + (f" GROUP BY {keys}" if keys else "")).fetchall()
+    return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
+
+
+def _group(
+    by: Sequence[str], key: Sequence[Any], values: Sequence[Any], counts: tuple[int, int], with_grams: bool
+) -> Group:
+    *measures, first_us, last_us, weighted, lacking, idle_cores_uj = values
     # `lacking` counts rows with energy and no factor: an incomplete sum is not a sum.
     grams = (weighted or 0) / (_SCALE * UJ_PER_KWH) if with_grams and not lacking else None
     read = tuple(
         _EPOCH + timedelta(hours=value) if word == "hour" else value for word, value in zip(by, key, strict=True)
     )
+    jobs, nodes = counts
     first, last = (_EPOCH + timedelta(microseconds=moment) for moment in (first_us, last_us))
-    fields: list[Any] = [read, *measures, first, last, grams]
+    fields: list[Any] = [read, *measures, nodes, first, last, grams]
     return Group(EnergyRow(*fields), jobs, idle_cores_uj or 0)
+
+
+def largest_jobs(ledger: Ledger, selection: Selection, many: int) -> list[int]:
+    """The ids of the jobs that used most energy, largest first."""
+    sql = f"SELECT job_id FROM (SELECT job_id, {_ENERGY} AS uj FROM selected WHERE holder = 'job')"  # noqa: S608
+    sql += f" GROUP BY job_id ORDER BY sum(uj) DESC, job_id LIMIT {int(many)}"
+    return ledger.ask(selection, lambda con, _: [row[0] for row in con.execute(sql).fetchall()]) or []

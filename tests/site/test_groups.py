@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hpccarbon.site.groups import Factors, Grouping, groups
+from hpccarbon.site.groups import Factors, Grouping, groups, largest_jobs
 from hpccarbon.site.ledger import Ledger, Selection
 from tests.report import fixed
 
@@ -34,10 +34,25 @@ def test_a_grouping_is_what_the_ledger_answers_alone(ledger: Ledger, by: tuple[s
     assert [one.energy for one in found] == ledger.energy(Selection(), [LEDGER_WORD.get(word, word) for word in by])
 
 
-def test_the_largest_come_first_and_no_more_than_asked_for(ledger: Ledger) -> None:
-    largest, everyone = groups(ledger, Selection(holders=("job",)), [Grouping(("job",), 3), Grouping(("job",))])
+def test_groupings_asked_together_are_those_asked_alone(ledger: Ledger) -> None:
+    several = [Grouping(("holder", "user")), Grouping(()), Grouping(("node",)), Grouping(("holder", "hour"))]
+    assert groups(ledger, Selection(), several) == [groups(ledger, Selection(), [one])[0] for one in several]
+
+
+def test_what_is_not_counted_costs_nothing_and_says_nothing(ledger: Ledger) -> None:
+    (counted,), (uncounted,) = (
+        groups(ledger, Selection(), [Grouping(())]),
+        groups(ledger, Selection(), [Grouping((), counted=False)]),
+    )
+    assert (counted[0].jobs, counted[0].energy.nodes) == (len({stay.job_id for stay in fixed.STAYS}), 5)
+    assert (uncounted[0].jobs, uncounted[0].energy.nodes) == (0, 0)
+    assert counted[0].energy.energy_uj == uncounted[0].energy.energy_uj
+
+
+def test_the_largest_jobs_come_first_and_no_more_than_asked_for(ledger: Ledger) -> None:
+    (everyone,) = groups(ledger, Selection(holders=("job",)), [Grouping(("job",))])
     by_energy = sorted(everyone, key=lambda one: -one.energy.energy_uj)
-    assert largest == by_energy[:3]
+    assert largest_jobs(ledger, Selection(), 3) == [one.energy.key[0] for one in by_energy[:3]]
 
 
 def test_grams_are_those_of_the_place_and_add_up(ledger: Ledger) -> None:
