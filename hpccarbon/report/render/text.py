@@ -136,7 +136,7 @@ class Unit(NamedTuple):
         return "-" if value is None else f"{self.write(value)} {self.name}"
 
 
-def _unit(largest: float | None, units: Sequence[tuple[float, str]], digits: int = 4) -> Unit:
+def unit_of(largest: float | None, units: Sequence[tuple[float, str]], digits: int = 4) -> Unit:
     """The largest unit of which the largest value has at least one, with decimals for so many digits of it."""
     value = largest or 0
     scale, name = next((unit for unit in reversed(units) if value >= unit[0]), units[0])
@@ -145,8 +145,8 @@ def _unit(largest: float | None, units: Sequence[tuple[float, str]], digits: int
     return Unit(name, scale, decimals)
 
 
-_ENERGY_UNITS = ((UJ_PER_J, "J"), (UJ_PER_WH, "Wh"), (UJ_PER_KWH, "kWh"), (1_000 * UJ_PER_KWH, "MWh"))
-_GRAM_UNITS = ((0.001, "mg"), (1.0, "g"), (1_000.0, "kg"), (1_000_000.0, "t"))
+ENERGY_UNITS = ((UJ_PER_J, "J"), (UJ_PER_WH, "Wh"), (UJ_PER_KWH, "kWh"), (1_000 * UJ_PER_KWH, "MWh"))
+GRAM_UNITS = ((0.001, "mg"), (1.0, "g"), (1_000.0, "kg"), (1_000_000.0, "t"))
 
 
 # ---- parts of a page ------------------------------------------------------------------------------------------------
@@ -266,7 +266,7 @@ def _split(figures: Figures, screen: Screen, unheld: Sequence[str] = ()) -> list
     if not whole:
         return []
     bar = min(40, screen.width - 40)
-    unit = _unit(whole, _ENERGY_UNITS)
+    unit = unit_of(whole, ENERGY_UNITS)
     lines = [screen.dim(f"{'By component':<23}{'share':>10}")]
     for name, value in sorted(metered.items(), key=lambda part: -part[1]):
         # GPUs that nobody held used nothing of this: that is no line worth reading.
@@ -406,7 +406,7 @@ def _units(parts: Iterable[Figures]) -> tuple[Unit, Unit]:
     parts = list(parts)
     largest = max((part.energy_uj or 0 for part in parts), default=0)
     heaviest = max((part.co2e_g or 0.0 for part in parts), default=0.0)
-    return _unit(largest, _ENERGY_UNITS), _unit(heaviest, _GRAM_UNITS, 3)
+    return unit_of(largest, ENERGY_UNITS), unit_of(heaviest, GRAM_UNITS, 3)
 
 
 def _metered(energy_uj: int | None, unit: Unit) -> str:
