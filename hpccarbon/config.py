@@ -36,7 +36,8 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cpus` is how many CPUs Slurm hands out on a node (CPUs= in slurm.conf; 0: those the kernel runs on).
     `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
     before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
-    the store; `idle_power_w` is the static power of all CPU packages together (0: learned).
+    the store; `idle_power_w` is the static power of all CPU packages together (0: learned). `textfile` is the file
+    that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
     """
 
     root: str = "/"
@@ -48,6 +49,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_days: int = 7
     idle_power_w: float = 0.0
     dram_idle_power_w: float = 0.0
+    textfile: str = ""
 
 
 class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -103,12 +105,16 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to ask Slurm: `conf` is exported as SLURM_CONF, `bin_dir` precedes PATH, `timeout_s` bounds every command."""
+    """How to ask Slurm: `conf` is exported as SLURM_CONF, `bin_dir` precedes PATH, `timeout_s` bounds every command.
+
+    `admin_comment`: `aggregate --watch` writes a job's summary into its AdminComment (docs/reports.md).
+    """
 
     conf: str = ""
     bin_dir: str = ""
     timeout_s: float = 20.0
     accounting: Literal["auto", "sacct", "pyslurm", "none"] = "auto"
+    admin_comment: bool = False
 
 
 class Embodied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -213,6 +219,18 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timezone: str = "UTC"
 
 
+class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What some accounts may use in a calendar period of the reader's zone: `kwh` of metered energy, or `kg_co2e`.
+
+    No `accounts`: the whole cluster, with what was idle and what the system used.
+    """
+
+    accounts: tuple[str, ...] = ()
+    period: Literal["month", "quarter", "year"] = "year"
+    kwh: float = 0.0
+    kg_co2e: float = 0.0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that was decided about this site, checked once at load."""
 
@@ -226,6 +244,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slurm: Slurm = Slurm()
     carbon: Carbon = Carbon()
     report: Report = Report()
+    budgets: dict[str, Budget] = {}
 
     def state_dir(self, node: str) -> Path:
         """The node's own directory for the store."""
@@ -319,6 +338,17 @@ def _check(config: Config, where: str) -> None:
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
         *_carbon_rules(carbon),
+        *(
+            (
+                min(budget.kwh, budget.kg_co2e) >= 0 and (budget.kwh > 0) != (budget.kg_co2e > 0),
+                f"budgets.{name}: give either kwh or kg_co2e, above 0",
+            )
+            for name, budget in config.budgets.items()
+        ),
+        (
+            not daemon.textfile or (os.path.isabs(daemon.textfile) and daemon.textfile.endswith(".prom")),
+            "daemon.textfile: must be absolute and end in .prom (node_exporter reads no other)",
+        ),
         (
             all(map(os.path.isabs, (config.paths.state_dir, config.paths.run_dir, config.paths.shared_dir))),
             "paths: must be absolute",
