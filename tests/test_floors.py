@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpccarbon"
-BASE = frozenset(("units", "records", "errors", "schema", "config", "hostlist"))
+BASE = frozenset(("units", "records", "errors", "schema", "config", "hostlist", "program"))
 WINGS: dict[str, frozenset[str]] = {
     "base": frozenset(),
     "node": frozenset(("base",)),

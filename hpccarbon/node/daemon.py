@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from hpccarbon import program
 from hpccarbon.config import Config
 from hpccarbon.errors import StoreError
 from hpccarbon.node import meters as meter_table
@@ -71,8 +72,7 @@ class SealChild:
     """The one child that may be writing shards now. It can hang on a dead file system; the loop only looks at it."""
 
     def __init__(self, config_path: Path | None, node: str) -> None:
-        # Isolated: neither the working directory nor PYTHONPATH may bring code into a child of root.
-        self._argv = [sys.executable, "-I", "-m", "hpccarbon.node.seal", str(config_path or ""), node]
+        self._argv = [*program.argv("hpccarbon.node.seal"), str(config_path or ""), node]
         self._pid = 0
         self._pipe = -1
         self._started_ns = 0

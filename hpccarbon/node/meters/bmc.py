@@ -109,7 +109,7 @@ class BmcMeter:
 
         try:
             self._helper = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_HELPER)],
+                _helper_argv(),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
@@ -183,6 +183,13 @@ class NoBmc:
 
     def close(self) -> None:
         """Nothing to close."""
+
+
+def _helper_argv() -> list[str]:
+    """The helper as a script of its own, without the package: it stays small beside the daemon."""
+    if program.archive():
+        return program.argv("hpccarbon.node.meters.bmcpoll")
+    return [sys.executable, "-I", "-S", str(_HELPER)]
 
 
 _leaving: list[subprocess.Popen[bytes]] = []
