@@ -346,7 +346,7 @@ def _check(config: Config, where: str) -> None:
             for name, budget in config.budgets.items()
         ),
         (
-            not daemon.textfile or (os.path.isabs(daemon.textfile) and daemon.textfile.endswith(".prom")),
+            not daemon.textfile or (Path(daemon.textfile).is_absolute() and daemon.textfile.endswith(".prom")),
             "daemon.textfile: must be absolute and end in .prom (node_exporter reads no other)",
         ),
         (
