@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hpccarbon import program
 from hpccarbon.config import Bmc, Config, node_name
 from hpccarbon.node.meters import Finding, State
 from hpccarbon.node.meters.gauge import Held
@@ -105,7 +107,6 @@ class BmcMeter:
 
     def _start(self) -> None:
         import subprocess
-        import sys
 
         try:
             self._helper = subprocess.Popen(
