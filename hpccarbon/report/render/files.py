@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hpccarbon.report.figures import Figures
+from hpccarbon.report.figures import CarbonOf, Figures
 from hpccarbon.report.job import JobReport
 from hpccarbon.report.render.inert import cell
 from hpccarbon.report.usage import UsageReport
@@ -26,6 +26,7 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("job_id", "array_job_id", "array_task_id", "het_job_id", "het_offset", "restart"), int),
     **dict.fromkeys(("elapsed_s", "alloc_nodes", "alloc_cores", "alloc_gpus", "jobs", "nodes"), int),
     **dict.fromkeys(("energy_uj", "cpu_uj", "dram_uj", "gpu_uj", "other_uj", "static_uj", "modelled_uj"), int),
+    "idle_cores_uj": int,
     **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),
     **dict.fromkeys(("node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
     **dict.fromkeys(("pue", "node_factor", "intensity_g_per_kwh"), float),
@@ -34,8 +35,8 @@ _TYPES: dict[str, type] = {
 """Types of the columns that are no text."""
 
 
-def json_text(report: Report) -> str:
-    """The report as one JSON document, in plain ASCII: what could be obeyed by a terminal is written as `\\u....`."""
+def json_text(report: msgspec.Struct) -> str:
+    """A report as one JSON document, in plain ASCII: what could be obeyed by a terminal is written as `\\u....`."""
     text = msgspec.json.format(msgspec.json.encode(report), indent=2).decode()
     return re.sub(r"[^\n\x20-\x7e]", _escaped, text) + "\n"
 
@@ -52,13 +53,15 @@ def records(report: Report) -> list[dict[str, Any]]:
     return list(_usage_records(report))
 
 
-def _figures(figures: Figures) -> dict[str, Any]:
+def flat(figures: Figures) -> dict[str, Any]:
+    """Figures as columns, and their energy in kWh."""
     row: dict[str, Any] = {"energy_kwh": None if figures.energy_uj is None else kwh(figures.energy_uj)}
     return row | {name: getattr(figures, name) for name in _FIGURES}
 
 
-def _method(report: Report) -> dict[str, Any]:
-    methods = [one.method for one in report.carbon]
+def method_of(carbon: Iterable[CarbonOf]) -> dict[str, Any]:
+    """What the grams were made with, as columns."""
+    methods = [one.method for one in carbon]
 
     def only(values: Iterable[Any]) -> Any:
         """What all places have in common; null where they differ."""
@@ -85,7 +88,7 @@ def _job_records(report: JobReport) -> Iterator[dict[str, Any]]:
         for run in job.runs:
             of_run = {"restart": run.restart, "state": run.state, "start": run.start, "end": run.end}
             elapsed = {"elapsed_s": run.elapsed_s}
-            yield {"cluster": report.cluster} | facts | of_run | elapsed | _figures(run.figures) | _method(report)
+            yield {"cluster": report.cluster} | facts | of_run | elapsed | flat(run.figures) | method_of(report.carbon)
 
 
 def _usage_records(report: UsageReport) -> Iterator[dict[str, Any]]:
@@ -94,13 +97,13 @@ def _usage_records(report: UsageReport) -> Iterator[dict[str, Any]]:
         counted = {"holder": row.holder, "jobs": row.jobs, "share_percent": row.share_percent}
         if "job" in report.by:
             keys |= {"name": row.name, "job_user": row.user}
-        yield {"cluster": report.cluster} | keys | counted | _figures(row.figures) | _method(report)
+        yield {"cluster": report.cluster} | keys | counted | flat(row.figures) | method_of(report.carbon)
 
 
 def columns(report: Report) -> list[str]:
     """The names of the flat rows' columns, also where there are no rows."""
     figures = ["energy_kwh", *_FIGURES]
-    method = list(_method(report))
+    method = list(method_of(report.carbon))
     if isinstance(report, JobReport):
         return ["cluster", *_JOB_FACTS, *_JOB_HELD, "restart", "state", "start", "end", "elapsed_s", *figures, *method]
     job = ["name", "job_user"] if "job" in report.by else []
@@ -108,13 +111,17 @@ def columns(report: Report) -> list[str]:
 
 
 def csv_text(report: Report) -> str:
-    """The flat rows as CSV (RFC 4180): times in UTC, unknown is empty, and no string is a formula."""
-    names = columns(report)
+    """The flat rows as CSV."""
+    return rows_as_csv(columns(report), records(report))
+
+
+def rows_as_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as CSV (RFC 4180): times in UTC, unknown is empty, and no string is a formula."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(names)
-    for row in records(report):
-        writer.writerow([_cell(row[name]) for name in names])
+    for row in rows:
+        writer.writerow([_cell(row.get(name)) for name in names])
     return out.getvalue()
 
 
@@ -130,26 +137,36 @@ def _cell(value: Any) -> str:
 
 def parquet_table(report: Report) -> pa.Table:
     """The flat rows as an Arrow table; strings as they are, times in UTC."""
-    import pyarrow as pa
-
-    types = {int: pa.int64(), float: pa.float64(), datetime: pa.timestamp("us", tz="UTC")}
-    names, rows = columns(report), records(report)
-    fields = [pa.field(name, types.get(_TYPES.get(name, str), pa.string())) for name in names]
     metadata = {
         "hpccarbon.schema": f"report.{report.kind}",
         "hpccarbon.version": str(report.schema_version),
         "hpccarbon.cluster": report.cluster,
         "hpccarbon.timezone": report.timezone,
     }
-    return pa.table({name: [row[name] for row in rows] for name in names}, schema=pa.schema(fields, metadata=metadata))
+    return rows_as_arrow(columns(report), records(report), metadata)
+
+
+def rows_as_arrow(names: Sequence[str], rows: Sequence[Mapping[str, Any]], metadata: Mapping[str, str]) -> pa.Table:
+    """Rows as an Arrow table; strings as they are, times in UTC."""
+    import pyarrow as pa
+
+    types = {int: pa.int64(), float: pa.float64(), datetime: pa.timestamp("us", tz="UTC")}
+    fields = [pa.field(name, types.get(_TYPES.get(name, str), pa.string())) for name in names]
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    return pa.table(columns, schema=pa.schema(fields, metadata=dict(metadata)))
 
 
 def parquet_bytes(report: Report) -> bytes:
     """The flat rows as a Parquet file."""
+    return table_as_parquet(parquet_table(report))
+
+
+def table_as_parquet(table: pa.Table) -> bytes:
+    """An Arrow table as a Parquet file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     sink = pa.BufferOutputStream()
-    pq.write_table(parquet_table(report), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     content: bytes = sink.getvalue().to_pybytes()
     return content
