@@ -26,7 +26,7 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("job_id", "array_job_id", "array_task_id", "het_job_id", "het_offset", "restart"), int),
     **dict.fromkeys(("elapsed_s", "alloc_nodes", "alloc_cores", "alloc_gpus", "jobs", "nodes"), int),
     **dict.fromkeys(("energy_uj", "cpu_uj", "dram_uj", "gpu_uj", "other_uj", "static_uj", "modelled_uj"), int),
-    "idle_cores_uj": int,
+    **dict.fromkeys(("idle_cores_uj", "job_uj", "system_uj", "unallocated_uj"), int),
     **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),
     **dict.fromkeys(("node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
     **dict.fromkeys(("pue", "node_factor", "intensity_g_per_kwh"), float),

@@ -1,0 +1,72 @@
+"""Files that appear whole or not at all, and a word while something takes long. Knows nothing of what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+PATIENCE_S = 2.0
+"""How long a person waits without wondering."""
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place and rename it there. Raises: HpcCarbonError naming the file and the reason."""
+    from hpccarbon.errors import HpcCarbonError
+
+    try:
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)  # a pipe or a device: nothing to replace
+            return
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(data)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as err:
+        raise HpcCarbonError(f"cannot write {path}: {err.strerror or err}") from err
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory with those above it. Raises: HpcCarbonError naming it and the reason."""
+    from hpccarbon.errors import HpcCarbonError
+
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as err:
+        raise HpcCarbonError(f"cannot make the directory {path}: {err.strerror or err}") from err
+
+
+@contextlib.contextmanager
+def working(what: str, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """While the block runs: a spinner with `what` on a terminal, from the third second on.
+
+    Silent, and nothing imported, where stderr is no terminal: logs and cron mails hold no spinners.
+    """
+    if not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    spinner = threading.Thread(target=_spin, args=(what, patience_s, done), daemon=True)
+    spinner.start()
+    try:
+        yield
+    finally:
+        done.set()
+        spinner.join()
+
+
+def _spin(what: str, patience_s: float, done: threading.Event) -> None:
+    if done.wait(patience_s):
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        progress.add_task(what, total=None)
+        done.wait()

@@ -1,0 +1,230 @@
+"""Asks ledger and carbon for a period, so that summary, site, exporter and budgets say the same. Formats nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta, timezone, tzinfo
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from hpccarbon.carbon.footprint import Factors as HourFactors
+from hpccarbon.carbon.footprint import hour_of
+from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.statement import Statement, statement
+from hpccarbon.errors import CarbonError
+from hpccarbon.report import summary as build
+from hpccarbon.report.budget import BudgetLine, budget_line, period_of
+from hpccarbon.report.figures import CarbonOf, Figures, added, set_aside
+from hpccarbon.site.groups import Factors, Group, Grouping, groups, largest_jobs
+from hpccarbon.site.ledger import Ledger, Selection
+
+if TYPE_CHECKING:
+    from hpccarbon.config import Config
+
+TOP_JOBS = 20
+TOP_WASTED = 10
+_HOUR = timedelta(hours=1)
+
+
+class Period:
+    """The hours from `since` to `until` with the factors of every place: what grams of any grouping are made with.
+
+    A zone that is not known takes the grams away, not the energy; `fault` then says why.
+    """
+
+    def __init__(self, config: Config, ledger: Ledger, since: datetime, until: datetime) -> None:
+        self.config, self.ledger, self.since, self.until = config, ledger, since, until
+        self.places = Places(config.carbon, config.shared("intensity"))
+        self.fault: CarbonError | None = None
+        self._stand: dict[str, tuple[str | None, str | None]] = {}
+        self._factors = self._make()
+
+    def selection(self, **narrowed: tuple[str, ...] | None) -> Selection:
+        """All holders of the period, or what is left of them."""
+        return Selection(since=self.since, until=self.until, **narrowed)  # type: ignore[arg-type]
+
+    def groups(self, groupings: Sequence[Grouping], selection: Selection | None = None) -> list[list[Group]]:
+        """See `site.groups.groups`; with grams where a zone is known."""
+        return groups(self.ledger, selection or self.selection(), groupings, self._factors)
+
+    def carbon(self, hours: Iterable[Group]) -> list[CarbonOf]:
+        """How the grams of groups by (..., "hour", "place") were made, most energy first."""
+        if self._factors is None:
+            nowhere = HourFactors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
+            method = msgspec.structs.replace(nowhere, notes=[str(self.fault)] if self.fault else nowhere.notes)
+            return [CarbonOf(place="", energy_uj=0, method=method)]
+        used: dict[str, dict[datetime, int]] = {}
+        for at, place, energy_uj in _by_place(hours):
+            of_place = used.setdefault(place, {})
+            of_place[at] = of_place.get(at, 0) + energy_uj
+        said = [
+            CarbonOf(place=place, energy_uj=sum(its.values()), method=self.places.factors(place).describe(its))
+            for place, its in used.items()
+        ]
+        said.sort(key=lambda one: -one.energy_uj)
+        return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
+
+    def statement(self, hours: Iterable[Group], figures: Figures) -> Statement | None:
+        """Grams with their range, of groups by (..., "hour", "place"); None without a zone."""
+        if self._factors is None:
+            return None
+        rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
+        return statement(self.places, rows, modelled_percent=100 - (figures.measured_percent or 0.0))
+
+    def intensity(self) -> dict[datetime, float]:
+        """g CO2e per kWh of the grid of `[carbon]` itself, for every hour of the period that has begun."""
+        if self._factors is None:
+            return {}
+        here = self.places.factors()
+        return {hour: factor.g_per_kwh for hour in self._hours() if (factor := here.at(hour)) is not None}
+
+    def _hours(self) -> list[datetime]:
+        begin, hours = hour_of(self.since), []
+        while begin < self.until:
+            hours.append(begin)
+            begin += _HOUR
+        return hours
+
+    def _make(self) -> Factors | None:
+        hours = self._hours()
+        try:
+            by_place = {place: self.places.factors(place).mapping(hours) for place in ("", *self.config.carbon.places)}
+        except CarbonError as err:
+            self.fault = err
+            return None
+        return Factors(self._place_of, by_place) if any(by_place.values()) else None
+
+    def _place_of(self, node: str | None, partition: str | None) -> str:
+        place = self.places.place_of(node, partition)
+        self._stand.setdefault(place, (node, partition))
+        return place
+
+
+def _by_place(hours: Iterable[Group]) -> Iterable[tuple[datetime, str, int]]:
+    for one in hours:
+        *_, at, place = one.energy.key
+        assert isinstance(at, datetime)
+        yield at, str(place), one.energy.energy_uj
+
+
+def totals(config: Config, ledger: Ledger, since: datetime, until: datetime, **narrowed: tuple[str, ...]) -> Figures:
+    """What a period used in all, or what is left of it when narrowed to accounts, users, ..."""
+    period = Period(config, ledger, since, until)
+    holders = {"holders": ("job",)} if narrowed else {}
+    (found,) = period.groups([Grouping((), counted=False)], period.selection(**narrowed, **holders))
+    return added([one.energy for one in found])
+
+
+def budgets(config: Config, ledger: Ledger, at: datetime, now: datetime, zone: tzinfo) -> list[BudgetLine]:
+    """Every budget of the configuration in its period around `at`, up to `now`."""
+    made = []
+    for name, budget in config.budgets.items():
+        since, until = period_of(budget, at, zone)
+        narrowed = {"accounts": budget.accounts} if budget.accounts else {}
+        figures = totals(config, ledger, since, until, **narrowed)
+        made.append(budget_line(name, budget, (since, until), now, figures))
+    return made
+
+
+def summary(
+    config: Config, ledger: Ledger, month: tuple[datetime, datetime], now: datetime, zone: tzinfo
+) -> build.Summary:
+    """All that is known of a month.
+
+    Args:
+        month: its first midnight and the next month's, in the reader's zone. now: aware.
+
+    Raises: ShardError, if the shared directory cannot be read.
+    """
+    since, until = month
+    period = Period(config, ledger, since, until)
+    by_hour, whole, holders, accounts, users, partitions, nodes = period.groups(
+        [
+            Grouping(("holder", "hour", "place"), counted=False),
+            Grouping(()),
+            Grouping(("holder",)),
+            Grouping(("holder", "account")),
+            Grouping(("holder", "user")),
+            Grouping(("holder", "partition")),
+            Grouping(("node", "holder"), counted=False),
+        ]
+    )
+    figures = added([one.energy for one in whole], nodes=whole[0].energy.nodes if whole else 0)
+    total_uj = figures.energy_uj
+    carbon = period.carbon(by_hour)
+    said = period.statement(by_hour, figures)
+    intensity = {hour: value for hour, value in period.intensity().items() if hour < now}
+    faults = set_aside(ledger.faults)
+    user_lines = build.lines(users, total_uj)
+    before = [
+        build.compared(label, f"{begin:%Y-%m}", totals(config, ledger, begin, end), figures)
+        for label, begin, end in _earlier(since, zone)
+    ]
+    total = build.Line(
+        name=None,
+        jobs=whole[0].jobs if whole else 0,
+        share_percent=100.0 if total_uj else None,
+        idle_cores_uj=whole[0].idle_cores_uj if whole else 0,
+        figures=figures,
+    )
+    seen = {at for at, _, _ in _by_place(by_hour)}
+    return build.Summary(
+        cluster=ledger.cluster or "",
+        timezone=config.report.timezone,
+        month=f"{since:%Y-%m}",
+        since=since.astimezone(timezone.utc),
+        until=until.astimezone(timezone.utc),
+        complete=now >= until,
+        quality=build.quality(
+            figures,
+            carbon,
+            hours=_begun(since, min(until, now)),
+            hours_with_data=len(seen),
+            range_g=(said.low_g, said.high_g) if said else (None, None),
+            faults=faults,
+        ),
+        total=total,
+        holders=build.holder_lines(holders, total_uj),
+        compared=before,
+        budgets=budgets(config, ledger, since, min(until, now), zone),
+        accounts=build.lines(accounts, total_uj),
+        users=user_lines,
+        partitions=build.lines(partitions, total_uj),
+        nodes=build.node_lines(nodes, total_uj),
+        jobs=_top_jobs(period, total_uj),
+        wasted=build.wasted(user_lines, TOP_WASTED),
+        days=build.days(by_hour, intensity, zone),
+        hours_of_day=build.hours_of_day(by_hour, intensity, zone),
+        comparison=said.comparison if said else None,
+        carbon=carbon,
+        set_aside=faults,
+    )
+
+
+def _top_jobs(period: Period, whole_uj: int | None) -> list[build.JobLine]:
+    ids = tuple(largest_jobs(period.ledger, period.selection(), TOP_JOBS))
+    if not ids:
+        return []
+    (found,) = period.groups(
+        [Grouping(("job", "user", "account"))],
+        Selection(since=period.since, until=period.until, job_ids=ids, holders=("job",)),
+    )
+    return build.job_lines(found, period.ledger.jobs(job_ids=ids), whole_uj)
+
+
+def _begun(since: datetime, until: datetime) -> int:
+    """Hours of UTC that began in [since, until)."""
+    return max(0, -(-int((until - since).total_seconds()) // 3600))
+
+
+def _earlier(since: datetime, zone: tzinfo) -> list[tuple[Literal["month before", "year before"], datetime, datetime]]:
+    number = since.year * 12 + since.month - 1
+
+    def first(n: int) -> datetime:
+        return datetime(n // 12, n % 12 + 1, 1, tzinfo=zone)
+
+    return [
+        ("month before", first(number - 1), first(number)),
+        ("year before", first(number - 12), first(number - 11)),
+    ]
