@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 # What the lab, the stub of NVIDIA's library, the C floor of the benchmarks and the IPMI simulator need from Debian.
-DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool
+DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench accuracy golden docs up down clean
+.PHONY: help setup system demo test lint bench accuracy golden docs node up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -52,6 +52,11 @@ golden: setup ## rewrite the golden files of the commands' output; review the di
 
 docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
 	$(BIN)/python docs/generate.py
+
+node: setup ## one file for compute nodes, and its .deb and .rpm, in dist/; PYTHON: the Python that the nodes have
+	$(PYTHON) -m venv build/node
+	build/node/bin/python slurm_scripts/deploy/build_node.py . dist/hpccarbon-node.pyz
+	$(BIN)/python slurm_scripts/deploy/build_packages.py dist/hpccarbon-node.pyz dist
 
 up: setup ## start the lab and leave it running (python -m tests.lab run CMD)
 	$(BIN)/python -m tests.lab up

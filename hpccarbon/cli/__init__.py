@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from hpccarbon import __version__
+from hpccarbon import __version__, program
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
@@ -34,6 +34,7 @@ FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("daemon", "hpccarbon.cli.daemon", "Measure this node and divide its energy among its jobs."),
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
+    Entry("summary", "hpccarbon.cli.summary", "A month of the cluster: a page, and the same as data."),
     Entry("verify", "hpccarbon.cli.verify", "Prove that jobs, system and unallocated add up to the meters."),
 )
 COMMANDS: dict[str, Entry] = {entry.name: entry for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}
@@ -130,6 +131,9 @@ def _failed(err: Exception) -> int:
     from hpccarbon.errors import ConfigError, HpcCarbonError
     from hpccarbon.report.render.inert import inert
 
+    if isinstance(err, ModuleNotFoundError) and program.archive():
+        click.echo(f"error: {err.name} is not in this build for nodes: reports need the Python package", err=True)
+        return 1
     if not isinstance(err, HpcCarbonError):
         raise err
     for line in (str(err) or type(err).__name__).splitlines():

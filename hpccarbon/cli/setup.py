@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import click
 
 if TYPE_CHECKING:
+    from importlib.abc import Traversable
+
     from hpccarbon.config import Config
     from hpccarbon.setup.carry import Machine, State
     from hpccarbon.setup.plan import Site, Step
@@ -125,11 +127,12 @@ def _executable() -> str:
     return shutil.which("hpccarbon") or str(Path(sys.executable).with_name("hpccarbon"))
 
 
-def _scripts() -> Path:
-    """`slurm_scripts`: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    installed = package / "slurm_scripts"
-    return installed if installed.is_dir() else package.parent / "slurm_scripts"
+def _scripts() -> Traversable:
+    """`slurm_scripts`: in the package when installed (or inside the single-file build), beside it in a checkout."""
+    from importlib.resources import files
+
+    installed = files("hpccarbon") / "slurm_scripts"
+    return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "slurm_scripts"
 
 
 def _show(machine: Machine, found: Sequence[tuple[Step, State]], done: bool, diff: bool) -> None:

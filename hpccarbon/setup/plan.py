@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.setup.slurmconf import Line, fragment
+
+if TYPE_CHECKING:
+    from importlib.abc import Traversable
 
 CONFIG_DIR = "/etc/hpccarbon"
 UNIT_DIR = "/etc/systemd/system"
@@ -75,7 +77,7 @@ class Unit(msgspec.Struct, frozen=True, tag="unit"):
 Step = User | Directory | File | Unit
 
 
-def steps(site: Site, scripts: Path, lines: list[Line]) -> list[Step]:
+def steps(site: Site, scripts: Traversable, lines: list[Line]) -> list[Step]:
     """Everything to be done on this machine, in order.
 
     Args:
@@ -109,7 +111,7 @@ def steps(site: Site, scripts: Path, lines: list[Line]) -> list[Step]:
     return todo
 
 
-def _config(site: Site, scripts: Path) -> str:
+def _config(site: Site, scripts: Traversable) -> str:
     text = _text(scripts / "hpccarbon.toml.example")
     text = _set(text, "cluster", f'"{site.cluster}"')
     text = _set(text, "shared_dir", f'"{site.shared_dir}"')
@@ -119,7 +121,7 @@ def _config(site: Site, scripts: Path) -> str:
     return _set(text, "timezone", '"UTC"')
 
 
-def _hooks_env(site: Site, scripts: Path) -> str:
+def _hooks_env(site: Site, scripts: Traversable) -> str:
     text = _text(scripts / "hooks.env.example")
     if not site.systemd:
         text = _set(text, "HPCCARBON_START", "yes")
@@ -135,13 +137,13 @@ def _set(text: str, key: str, value: str) -> str:
     return changed
 
 
-def _unit(site: Site, scripts: Path, name: str) -> str:
-    text = _text(scripts / "systemd" / f"{name}.service")
+def _unit(site: Site, scripts: Traversable, name: str) -> str:
+    text = _text(scripts.joinpath("systemd").joinpath(f"{name}.service"))
     text = text.replace("/opt/hpccarbon/bin/hpccarbon", site.executable).replace("/shared/hpccarbon", site.shared_dir)
     return re.sub(r"^User=hpccarbon$", f"User={site.user}", text, flags=re.MULTILINE)
 
 
-def _text(path: Path) -> str:
+def _text(path: Traversable) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except OSError as err:

@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Makes a .deb and a .rpm of the single-file node build. Uses dpkg-deb and rpmbuild; installs nothing.
+
+    build_packages.py NODE_BUILD OUTPUT_DIRECTORY
+
+Debian's and Red Hat's own tools, because both are kept by those who read the packages. The packages bring the program,
+its hooks, unit, account and directories; what only the site knows comes from `hpccarbon setup`.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parent.parent
+PROGRAM = "usr/bin/hpccarbon"
+UNITS = "usr/lib/systemd/system"
+HOOKS = "usr/lib/hpccarbon/slurm_scripts"
+SUMMARY = "Energy and carbon of jobs on Slurm clusters: the part for compute nodes"
+TEXT = """A daemon measures energy (RAPL, NVML, BMC), divides it among the jobs by their
+cgroups and writes Parquet shards. Reports are made by the Python package."""
+AFTER_INSTALL = """\
+if [ -d /run/systemd/system ]; then
+	systemd-sysusers hpccarbon.conf || :
+	systemctl daemon-reload || :
+	systemctl try-restart hpccarbon.service || :
+fi
+"""
+BEFORE_REMOVAL = """\
+if [ -d /run/systemd/system ]; then
+	systemctl disable --now hpccarbon.service || :
+fi
+"""
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def main() -> None:
+    """Both packages, of the version that the build says it is."""
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    build, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    version = subprocess.run([str(build), "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
+    python = re.search(r"python(3\.\d+)", build.open("rb").readline().decode())
+    if python is None:
+        sys.exit(f"error: {build}: its first line names no python3.N; build it with the nodes' own Python")
+    output.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = Path(scratch) / "tree"
+        fill(tree, build)
+        print(deb(tree, Path(scratch), output, version, python[1]))
+        print(rpm(tree, Path(scratch), output, version, python[1]))
+
+
+def fill(tree: Path, build: Path) -> None:
+    """The files as they lie on a node."""
+    place(build, tree / PROGRAM, 0o755)
+    for name in ("prolog.sh", "epilog.sh", "task_prolog.sh"):
+        place(SCRIPTS / name, tree / HOOKS / name, 0o755)
+    for name in ("README.md", "hooks.env.example", "hpccarbon.toml.example", "slurm.conf.example"):
+        place(SCRIPTS / name, tree / HOOKS / name, 0o644)
+    unit = (SCRIPTS / "systemd" / "hpccarbon.service").read_text(encoding="utf-8")
+    target = tree / UNITS / "hpccarbon.service"
+    target.parent.mkdir(parents=True)
+    target.write_text(unit.replace("/opt/hpccarbon/bin/hpccarbon", f"/{PROGRAM}"), encoding="utf-8")
+    for name in ("sysusers", "tmpfiles"):
+        place(SCRIPTS / "systemd" / f"hpccarbon.{name}", tree / f"usr/lib/{name}.d/hpccarbon.conf", 0o644)
+
+
+def place(source: Path, target: Path, mode: int) -> None:
+    """Copy one file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    target.chmod(mode)
+
+
+def deb(tree: Path, scratch: Path, output: Path, version: str, python: str) -> Path:
+    """The package for Debian and its kin."""
+    root = scratch / "deb"
+    shutil.copytree(tree, root)
+    control = root / "DEBIAN"
+    control.mkdir()
+    architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
+    size_kib = sum(file.stat().st_size for file in tree.rglob("*") if file.is_file()) // 1024
+    description = "".join(f" {line}\n" for line in TEXT.splitlines())
+    (control / "control").write_text(
+        f"Package: hpccarbon-node\nVersion: {version}\nArchitecture: {architecture}\nSection: admin\n"
+        f"Priority: optional\nMaintainer: the administrators of this site <root@localhost>\n"
+        f"Installed-Size: {size_kib}\nDepends: python{python}\nDescription: {SUMMARY}\n{description}",
+        encoding="utf-8",
+    )
+    for name, text in (("postinst", AFTER_INSTALL), ("prerm", BEFORE_REMOVAL)):
+        script = control / name
+        script.write_text(f"#!/bin/sh\nset -e\n{text}", encoding="utf-8")
+        script.chmod(0o755)
+    result = output / f"hpccarbon-node_{version}_{architecture}.deb"
+    subprocess.run(
+        ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(root), str(result)], check=True, capture_output=True
+    )
+    return result
+
+
+def rpm(tree: Path, scratch: Path, output: Path, version: str, python: str) -> Path:
+    """The package for Red Hat and its kin."""
+    files = sorted(f"/{file.relative_to(tree)}" for file in tree.rglob("*") if file.is_file())
+    spec = scratch / "hpccarbon-node.spec"
+    spec.write_text(
+        f"""\
+Name: hpccarbon-node
+Version: {version}
+Release: 1
+Summary: {SUMMARY}
+License: Apache-2.0
+Requires: /usr/bin/python{python}
+AutoReqProv: no
+# The program is an archive with a first line of text: nothing may strip or rewrite it.
+%global __os_install_post %{{nil}}
+%global debug_package %{{nil}}
+# It is compressed already.
+%define _binary_payload w0.gzdio
+
+%description
+{TEXT}
+
+%install
+cp -a {tree}/. %{{buildroot}}
+
+%post
+{AFTER_INSTALL}
+%preun
+# 0: the last one goes; an update keeps the service running.
+if [ "$1" -eq 0 ]; then
+{BEFORE_REMOVAL}fi
+
+%files
+{chr(10).join(files)}
+""",
+        encoding="utf-8",
+    )
+    made = scratch / "rpm"
+    options = [f"--define=_topdir {made}", f"--define=_rpmdir {made}"]
+    done = subprocess.run(
+        ["rpmbuild", "--quiet", "-bb", *options, str(spec)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(f"error: rpmbuild: {done.stderr.strip()}")
+    (package,) = made.rglob("*.rpm")
+    return Path(shutil.move(package, output / package.name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What is handed to a site is whole: the wheel, the one file for nodes, the .deb and the .rpm."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from hpccarbon.schema import SHARD
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+DEPLOY = CHECKOUT / "slurm_scripts" / "deploy"
+CONFIG = """
+cluster = "alpha"
+[paths]
+state_dir = "{dir}/state"
+run_dir = "{dir}/run"
+shared_dir = "{dir}/shared"
+[meters]
+enabled = ["rapl", "model"]
+"""
+OF_THE_NODE = ("/proc/", "/sys/", "/dev/", "/etc/")
+"""What any program opens for the system's sake, or the daemon to measure."""
+MAY_OPEN = 40
+
+
+def run(*argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        list(map(str, argv)), env=os.environ | environment, capture_output=True, text=True, check=False, timeout=250
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    where = tmp_path_factory.mktemp("wheel")
+    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", where, CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    return zipfile.ZipFile(next(where.glob("hpccarbon-*.whl")))
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python as nodes have it: the system's, in an environment that has pip."""
+    system = Path("/usr/bin/python3")
+    if run(system, "-c", "import sys, ensurepip; sys.exit(sys.version_info < (3, 10))").returncode:
+        pytest.skip("NO SYSTEM PYTHON of 3.10 or newer with venv")
+    where = tmp_path_factory.mktemp("python")
+    assert run(system, "-m", "venv", where).returncode == 0
+    return where / "bin" / "python"
+
+
+@pytest.fixture(scope="module")
+def build(tmp_path_factory: pytest.TempPathFactory, python: Path) -> Path:
+    """The single file for nodes."""
+    output = tmp_path_factory.mktemp("build") / "hpccarbon-node.pyz"
+    done = run(python, DEPLOY / "build_node.py", CHECKOUT, output)
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_the_scripts(wheel: zipfile.ZipFile) -> None:
+    held = set(wheel.namelist())
+    tracked = run("git", "-C", CHECKOUT, "ls-files", "hpccarbon", "slurm_scripts").stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout: nothing says which files there should be")
+    expected = {f"hpccarbon/{name}" if name.startswith("slurm_scripts/") else name for name in tracked}
+    assert expected - held == set()
+
+
+def test_a_node_runs_from_one_file_and_opens_few_others(build: Path, tmp_path: Path) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("NO STRACE: the files that a start opens cannot be counted")
+    (tmp_path / "config.toml").write_text(CONFIG.format(dir=tmp_path))
+    unpacked = {"HPCCARBON_UNPACK_DIR": str(tmp_path / "unpacked")}
+    trace = tmp_path / "trace"
+    for _start in ("unpacks", "finds it there"):
+        done = run(
+            *("timeout", "3", "strace", "-e", "trace=open,openat", "-o", trace),
+            *(build, "daemon", "--node", "n1", "--config", tmp_path / "config.toml"),
+            **unpacked,
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        assert "hpccarbon: stopped" in done.stderr
+    opened = {line.split('"')[1] for line in trace.read_text().splitlines() if '"' in line and " = -1 " not in line}
+    ours = {name for name in opened if not name.startswith(OF_THE_NODE) and not Path(name).is_dir()}
+    program = {name for name in ours if not name.startswith((f"{tmp_path}/state", f"{tmp_path}/run"))}
+    assert {str(build), str(tmp_path / "config.toml")} < program
+    assert len(program) <= MAY_OPEN, sorted(program)
+    assert not any("site-packages" in name for name in program)
+    (shard,) = (tmp_path / "shared").rglob("*.parquet")
+    assert pq.read_schema(shard).names == [column.name for column in SHARD]
+
+
+def test_what_is_not_in_the_node_build_is_named(build: Path, tmp_path: Path) -> None:
+    (tmp_path / "shared" / "shards" / "alpha").mkdir(parents=True)
+    (tmp_path / "config.toml").write_text(CONFIG.format(dir=tmp_path))
+    unpacked = {"HPCCARBON_UNPACK_DIR": str(tmp_path / "unpacked")}
+    done = run(build, "report", "--by", "user", "--config", tmp_path / "config.toml", **unpacked)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert "is not in this build for nodes" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a directory of another user")
+def test_machine_code_is_not_loaded_from_another_users_directory(build: Path, tmp_path: Path) -> None:
+    planted = tmp_path / "unpacked"
+    planted.mkdir()
+    os.chown(planted, 65534, 65534)
+    done = run(build, "doctor", HPCCARBON_UNPACK_DIR=str(planted))
+    assert done.returncode == 1
+    assert "belongs to another user" in done.stderr
+
+
+@pytest.mark.skipif(
+    shutil.which("dpkg-deb") is None or shutil.which("rpmbuild") is None, reason="NO dpkg-deb or rpmbuild"
+)
+def test_the_packages_hold_the_program_its_hooks_and_its_unit(build: Path, tmp_path: Path) -> None:
+    done = run(sys.executable, DEPLOY / "build_packages.py", build, tmp_path)
+    assert done.returncode == 0, done.stderr
+    (deb,) = tmp_path.glob("*.deb")
+    (rpm,) = tmp_path.glob("*.rpm")
+    root = tmp_path / "root"
+    assert run("dpkg-deb", "-x", deb, root).returncode == 0
+    files = {f"/{file.relative_to(root)}" for file in root.rglob("*") if file.is_file()}
+    assert set(run("rpm", "-qpl", rpm).stdout.split()) == files
+    assert {"/usr/bin/hpccarbon", "/usr/lib/systemd/system/hpccarbon.service"} < files
+    assert "ExecStart=/usr/bin/hpccarbon daemon" in (root / "usr/lib/systemd/system/hpccarbon.service").read_text()
+    said = run(root / "usr/bin/hpccarbon", "--version", HPCCARBON_UNPACK_DIR=str(tmp_path / "unpacked"))
+    assert said.stdout.split()[-1] in deb.name
+    needed = run("dpkg-deb", "-f", deb, "Depends").stdout.strip()
+    assert needed == build.open("rb").readline().decode().split()[0].rpartition("/")[2]
+    assert f"/usr/bin/{needed}" in run("rpm", "-qp", "--requires", rpm).stdout
+
+
+def test_a_build_for_another_python_says_so(build: Path, tmp_path: Path) -> None:
+    older = tmp_path / "older.pyz"
+    shutil.copyfile(build, older)
+    with zipfile.ZipFile(build) as archive, zipfile.ZipFile(older, "w") as changed:
+        for name in ("__main__.py", "hpccarbon_built.py"):
+            changed.writestr(name, archive.read(name).decode().replace("BUILT_WITH = '3.", "BUILT_WITH = '3.9"))
+    done = run("/usr/bin/python3", "-IS", older)
+    assert done.returncode == 1
+    assert "this build is for Python 3.9" in done.stderr
