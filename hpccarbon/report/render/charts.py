@@ -39,10 +39,12 @@ _CONFIG: Mapping[str, Any] = {
         "offset": 6,
     },
 }
-_WIDTH, _HEIGHT = 680, 200
+WIDE, NARROW = 760, 250
+"""Widths in px of the room between the axes; no chart is drawn larger than it was made."""
+_HEIGHT = 200
 
 
-def stacked_days(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], title: str, width: int = _WIDTH) -> str:
+def stacked_days(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], title: str, width: int = WIDE) -> str:
     """Bars by day, stacked. Rows: `day` (text), `series` (its name), `value`, `tip`; `series`: name -> CSS colour."""
     return _svg(
         {
@@ -60,7 +62,7 @@ def stacked_days(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], t
     )
 
 
-def band_days(rows: Sequence[Mapping[str, Any]], title: str, width: int = _WIDTH) -> str:
+def band_days(rows: Sequence[Mapping[str, Any]], title: str, width: int = WIDE) -> str:
     """A line of daily means in the band of each day's hours. Rows: `day`, `value`, `low`, `high`, `tip`."""
     y = {"type": "quantitative", "title": title, "scale": {"zero": True}, "axis": {"tickCount": 5}}
     return _svg(
@@ -94,7 +96,7 @@ def band_days(rows: Sequence[Mapping[str, Any]], title: str, width: int = _WIDTH
     )
 
 
-def hours_of_day(rows: Sequence[Mapping[str, Any]], title: str, colour: str, width: int = 320) -> str:
+def hours_of_day(rows: Sequence[Mapping[str, Any]], title: str, colour: str, width: int = NARROW) -> str:
     """Bars over the hours of the day. Rows: `hour` (0 to 23), `value`, `tip`."""
     return _svg(
         {
@@ -115,7 +117,7 @@ def hours_of_day(rows: Sequence[Mapping[str, Any]], title: str, colour: str, wid
     )
 
 
-def months(rows: Sequence[Mapping[str, Any]], title: str, colour: str, width: int = _WIDTH) -> str:
+def months(rows: Sequence[Mapping[str, Any]], title: str, colour: str, width: int = WIDE) -> str:
     """Bars by month. Rows: `month` (2026-03), `value`, `tip`."""
     return _svg(
         {

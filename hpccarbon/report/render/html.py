@@ -126,30 +126,31 @@ def _units(summary: Summary) -> dict[str, Unit]:
 
 
 def _charts(summary: Summary) -> dict[str, str]:
+    """The page's charts; the wide ones twice, for wide and narrow windows."""
     drawn = {}
     if any(day.job_uj or day.system_uj or day.unallocated_uj for day in summary.days):
-        drawn["days"] = charts.stacked_days(*_day_rows(summary.days))
+        drawn["days"] = _twice(charts.stacked_days, *_day_rows(summary.days))
         drawn["power"] = _power_chart(summary)
     known = [day for day in summary.days if day.intensity_g_per_kwh is not None]
     if known:
-        drawn["intensity"] = charts.band_days(
-            charts.rows("day", "value", "low", "high", "tip", values=map(_intensity_row, known)),
-            "g CO2e per kWh of the grid",
-        )
-        drawn["intensity_hours"] = charts.hours_of_day(
-            [
-                {
-                    "hour": one.hour,
-                    "value": one.intensity_g_per_kwh,
-                    "tip": f"{one.hour:02d}:00: {one.intensity_g_per_kwh:,.0f} g CO2e per kWh",
-                }
-                for one in summary.hours_of_day
-                if one.intensity_g_per_kwh is not None
-            ],
-            "g CO2e per kWh",
-            "intensity",
-        )
+        rows = charts.rows("day", "value", "low", "high", "tip", values=map(_intensity_row, known))
+        drawn["intensity"] = _twice(charts.band_days, rows, "g CO2e per kWh of the grid")
+        drawn["intensity_hours"] = _intensity_by_hour(summary)
     return drawn
+
+
+def _twice(draw: Callable[..., str], *given: Any) -> str:
+    wide, narrow = draw(*given), draw(*given, charts.NARROW)
+    return f'<div class="in-wide">{wide}</div><div class="in-narrow">{narrow}</div>'
+
+
+def _intensity_by_hour(summary: Summary) -> str:
+    values = [
+        (one.hour, one.intensity_g_per_kwh, f"{one.hour:02d}:00: {one.intensity_g_per_kwh:,.0f} g CO2e per kWh")
+        for one in summary.hours_of_day
+        if one.intensity_g_per_kwh is not None
+    ]
+    return charts.hours_of_day(charts.rows("hour", "value", "tip", values=values), "g CO2e per kWh", "intensity")
 
 
 def _day_rows(days: Sequence[Day]) -> tuple[list[dict[str, Any]], dict[str, str], str]:
@@ -179,14 +180,11 @@ def _power_chart(summary: Summary) -> str:
     known = [one for one in summary.hours_of_day if one.power_w is not None]
     unit = unit_of(max((one.power_w or 0 for one in known), default=0), _POWER_UNITS, 3)
     values = [
-        {
-            "hour": one.hour,
-            "value": (one.power_w or 0) / unit.scale,
-            "tip": f"{one.hour:02d}:00: {words.power(one.power_w or 0)} on average",
-        }
+        (one.hour, (one.power_w or 0) / unit.scale, f"{one.hour:02d}:00: {words.power(one.power_w or 0)} on average")
         for one in known
     ]
-    return charts.hours_of_day(values, f"mean power of jobs ({unit.name})", "jobs")
+    rows = charts.rows("hour", "value", "tip", values=values)
+    return charts.hours_of_day(rows, f"mean power of jobs ({unit.name})", "jobs")
 
 
 _POWER_UNITS = ((0.001, "mW"), (1.0, "W"), (1_000.0, "kW"), (1_000_000.0, "MW"))
