@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hpccarbon.report.render.inert import cell, columns, cut, inert
+from tests import hostile
 
 anything = st.text(st.characters(), max_size=200) | st.text("=+-@\t\r\n \x1b\u202e\u200b\u2028A日é\u0301", max_size=40)
 
@@ -48,3 +52,13 @@ def test_a_negative_number_in_a_name_is_text_too() -> None:
     assert cell("-2+3+cmd|' /C calc'!A0") == "'-2+3+cmd|' /C calc'!A0"
     assert cell(" =1+1") == "' =1+1"
     assert cell("plain") == "plain"
+
+
+@pytest.mark.parametrize("what", hostile.NAMES)
+def test_no_string_of_the_corpus_is_obeyed(what: str) -> None:
+    name = hostile.NAMES[what]
+    assert hostile.obeyed(inert(name)) == []
+    assert columns(inert(name, 24)) <= 24
+    out = io.StringIO()
+    csv.writer(out).writerow([cell(name), "1"])
+    assert hostile.formulas(out.getvalue()) == []

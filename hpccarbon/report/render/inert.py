@@ -8,7 +8,7 @@ import unicodedata
 # zero-width characters (Cf), line and paragraph separators (Zl, Zp), lone surrogates (Cs), private use (Co) and
 # what no font knows yet (Cn).
 _OBEYED = frozenset(("Cc", "Cf", "Zl", "Zp", "Cs", "Co", "Cn"))
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠")  # the wide ones count in some locales
 
 
 def inert(text: str, width: int = 0) -> str:
