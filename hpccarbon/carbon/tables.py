@@ -115,8 +115,9 @@ def _row(fields: list[str]) -> YearRow:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        content: bytes = globals()["__loader__"].get_data(str(path))  # the single-file build has no files
     except OSError as err:
         raise CarbonError(
             f"cannot read the packaged table {path}: {err.strerror} (the installation is incomplete: install again)"
         ) from err
+    return content

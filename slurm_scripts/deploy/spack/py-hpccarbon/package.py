@@ -1,0 +1,26 @@
+"""Spack recipe: copy the folder into a repository of yours (spack repo create; packages/py-hpccarbon/package.py)."""
+
+from spack.package import PythonPackage, depends_on, license, variant, version
+
+
+class PyHpccarbon(PythonPackage):
+    """Job carbon accounting for Slurm clusters: every joule measured, divided among the jobs, and explained."""
+
+    # A site installs from its own checkout: spack develop --path CHECKOUT py-hpccarbon@main
+    git = ""
+
+    license("Apache-2.0")
+    version("main", branch="main")
+    variant("nvml", default=False, description="NVIDIA GPUs")
+
+    depends_on("python@3.10:3.13", type=("build", "run"))
+    depends_on("py-hatchling@1.21:", type="build")
+    depends_on("py-click@8.1:", type=("build", "run"))
+    depends_on("py-msgspec@0.18.6:", type=("build", "run"))
+    depends_on("py-tomli@2:", type=("build", "run"), when="^python@:3.10")
+    depends_on("py-pyarrow@15:+parquet", type=("build", "run"))
+    depends_on("py-duckdb@1.3:", type=("build", "run"))
+    depends_on("py-pandas@2.1:", type=("build", "run"))
+    depends_on("py-psutil@5.9:", type=("build", "run"))
+    depends_on("py-rich@13:", type=("build", "run"))
+    depends_on("py-nvidia-ml-py@12.535:", type=("build", "run"), when="+nvml")
