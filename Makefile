@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
-# What the lab, the stub of NVIDIA's library, the C floor of the benchmarks and the IPMI simulator need from Debian.
-DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool rpm strace
+# What the lab, the stub of NVIDIA's library, the C floor of the benchmarks, the IPMI simulator, the pages in a real
+# browser and the metrics in a real Prometheus need from Debian.
+DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test lint bench accuracy golden docs node up down clean
@@ -48,7 +49,7 @@ accuracy: setup ## the division and the peers' published formulas against a know
 	$(BIN)/python -m bench.accuracy
 
 golden: setup ## rewrite the golden files of the commands' output; review the diff
-	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/test_cli.py
+	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/summary tests/test_cli.py
 
 docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
 	$(BIN)/python docs/generate.py

@@ -56,7 +56,8 @@ def budget_line(
     if not in_kwh:
         used = (figures.co2e_g or 0.0) / 1000 if figures.co2e_g is not None or not figures.energy_uj else None
     used_percent = percent(used, limit)
-    elapsed = (min(max(now, since), until) - since) / (until - since)
+    begin_s, end_s = since.timestamp(), until.timestamp()
+    elapsed = (min(max(now.timestamp(), begin_s), end_s) - begin_s) / (end_s - begin_s)
     return BudgetLine(
         name=name,
         accounts=list(budget.accounts),

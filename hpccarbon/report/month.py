@@ -215,7 +215,8 @@ def _top_jobs(period: Period, whole_uj: int | None) -> list[build.JobLine]:
 
 def _begun(since: datetime, until: datetime) -> int:
     """Hours of UTC that began in [since, until)."""
-    return max(0, -(-int((until - since).total_seconds()) // 3600))
+    # Two times of one zone subtract as wall clocks do: the day on which the clock changes would have 24 hours.
+    return max(0, -(-round(until.timestamp() - since.timestamp()) // 3600))
 
 
 def _earlier(since: datetime, zone: tzinfo) -> list[tuple[Literal["month before", "year before"], datetime, datetime]]:

@@ -51,7 +51,7 @@ def stacked_days(rows: Sequence[Mapping[str, Any]], series: Mapping[str, str], t
             "data": {"values": list(rows)},
             "mark": {"type": "bar"},
             "encoding": {
-                "x": _day_axis(),
+                "x": _day_axis(width),
                 "y": {"field": "value", "type": "quantitative", "title": title, "axis": {"tickCount": 5}},
                 "color": _colours(series),
                 "order": {"field": "order"},
@@ -72,7 +72,7 @@ def band_days(rows: Sequence[Mapping[str, Any]], title: str, width: int = WIDE) 
                 {
                     "mark": {"type": "bar", "color": "var(--intensity)", "opacity": 0.3, "width": {"band": 0.7}},
                     "encoding": {
-                        "x": _day_axis(),
+                        "x": _day_axis(width),
                         "y": {"field": "low", **y},
                         "y2": {"field": "high"},
                         "description": {"field": "tip"},
@@ -80,12 +80,12 @@ def band_days(rows: Sequence[Mapping[str, Any]], title: str, width: int = WIDE) 
                 },
                 {
                     "mark": {"type": "line", "color": "var(--intensity)", "strokeWidth": 2},
-                    "encoding": {"x": _day_axis(), "y": {"field": "value", **y}},
+                    "encoding": {"x": _day_axis(width), "y": {"field": "value", **y}},
                 },
                 {
                     "mark": {"type": "point", "color": "var(--intensity)", "filled": True, "size": 40, "opacity": 1},
                     "encoding": {
-                        "x": _day_axis(),
+                        "x": _day_axis(width),
                         "y": {"field": "value", **y},
                         "description": {"field": "tip"},
                     },
@@ -107,6 +107,7 @@ def hours_of_day(rows: Sequence[Mapping[str, Any]], title: str, colour: str, wid
                     "field": "hour",
                     "type": "ordinal",
                     "title": "hour of the day",
+                    "scale": {"domain": list(range(24))},
                     "axis": {"labelAngle": 0, "labelExpr": "datum.value % 3 ? '' : datum.label", "ticks": False},
                 },
                 "y": {"field": "value", "type": "quantitative", "title": title, "axis": {"tickCount": 5}},
@@ -138,8 +139,10 @@ def months(rows: Sequence[Mapping[str, Any]], title: str, colour: str, width: in
     )
 
 
-def _day_axis() -> dict[str, Any]:
-    axis = {"labelAngle": 0, "labelExpr": "slice(datum.label, 8)", "labelOverlap": True, "ticks": False}
+def _day_axis(width: int) -> dict[str, Any]:
+    day = "slice(datum.label, 8)"
+    label = day if width >= WIDE else f"toNumber({day}) % 5 ? '' : {day}"
+    axis = {"labelAngle": 0, "labelExpr": label, "labelOverlap": False, "ticks": False}
     return {"field": "day", "type": "ordinal", "title": "day of the month", "axis": axis}
 
 
