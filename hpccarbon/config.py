@@ -258,6 +258,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Below which the daemon reads kernel files: `/`, but for tests and containers."""
         return Path(self.daemon.root.replace("%n", node))
 
+    def textfile(self, node: str) -> Path | None:
+        """The file of the node's metrics; None: there is none."""
+        return Path(self.daemon.textfile.replace("%n", node)) if self.daemon.textfile else None
+
     def shared(self, room: Literal["shards", "ledger", "jobs", "intensity"]) -> Path:
         """A room of the shared directory."""
         return Path(self.paths.shared_dir) / room

@@ -29,6 +29,7 @@ from hpccarbon.node.sampler import Sampler
 from hpccarbon.node.seal import STORE_NAME
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot
+from hpccarbon.node.textfile import Textfile
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_MS, NS_PER_S
 
@@ -164,6 +165,9 @@ class Daemon:
         self._refresh_ns = 0
         self._commit_failed = False
         self._dirty = False
+        path = config.textfile(node)
+        self._textfile = Textfile(path, config.cluster, node) if path else None
+        self._textfile_failed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     # ---- the loop -----------------------------------------------------------------------------------------------
@@ -241,8 +245,22 @@ class Daemon:
             self._commit_failed = False
             log("store: can be written again; nothing was lost")
         self._dirty = True
+        if self._textfile is not None:
+            self._publish(self._textfile)
         self.sampler.committed()
         return True
+
+    def _publish(self, textfile: Textfile) -> None:
+        """Write the node's metrics; what cannot be written is said once."""
+        textfile.add(self.sampler.pending)
+        meters = [channel.key for channel in self.sampler.channels]
+        try:
+            textfile.write(time.time_ns(), len(self.sampler.roster.jobs), meters, self.sampler.gaps)
+            self._textfile_failed = False
+        except OSError as err:
+            if not self._textfile_failed:
+                log(f"metrics: cannot write {textfile.path}: {err.strerror} (daemon.textfile); sampling goes on")
+            self._textfile_failed = True
 
     def _mind_seal(self, at_ns: int) -> None:
         if self._seal.running:
