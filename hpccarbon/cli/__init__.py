@@ -35,6 +35,7 @@ FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
     Entry("summary", "hpccarbon.cli.summary", "A month of the cluster: a page, and the same as data."),
+    Entry("exporter", "hpccarbon.cli.exporter", "Serve the cluster's metrics for Prometheus."),
     Entry("verify", "hpccarbon.cli.verify", "Prove that jobs, system and unallocated add up to the meters."),
 )
 COMMANDS: dict[str, Entry] = {entry.name: entry for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}

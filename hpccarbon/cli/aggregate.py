@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from hpccarbon.cli.common import config_option, parse_time, reader_zone, warn
+from hpccarbon.cli.common import config_option, duration, parse_time, reader_zone, warn
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -20,24 +19,12 @@ if TYPE_CHECKING:
     from hpccarbon.config import Config
     from hpccarbon.site.executor import Crew
 
-_EVERY = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(s|min|h)?")
-_SECONDS = {"s": 1, "min": 60, "h": 3600}
-
-
-def _duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    """Seconds from a duration as people write it: `60s`, `5min`, `1h`."""
-    found = _EVERY.fullmatch(value.strip().lower())
-    seconds = float(found[1]) * _SECONDS[found[2] or "s"] if found else 0.0
-    if seconds < 1:
-        raise click.BadParameter(f"{value!r} is no duration of a second or more; write 60s, 5min or 1h")
-    return seconds
-
 
 @click.command()
 @config_option
 @click.option("--watch", is_flag=True, help="Stay, and merge again whenever shards have changed.")
 @click.option(
-    "--every", callback=_duration, metavar="DURATION", default="60s", show_default=True, help="How often --watch looks."
+    "--every", callback=duration, metavar="DURATION", default="60s", show_default=True, help="How often --watch looks."
 )
 @click.option("--since", metavar="TIME", help="Only hours from here on; accounting is asked from here on, too.")
 @click.option("--until", metavar="TIME", help="Only hours before this.")

@@ -22,6 +22,17 @@ config_option = click.option(
     help="The site's TOML file [default: $HPCCARBON_CONFIG, else /etc/hpccarbon/hpccarbon.toml].",
 )
 _AGO = re.compile(r"(\d{1,5})\s*(min|h|d|w)")
+_EVERY = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(s|min|h)?")
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+
+
+def duration(ctx: click.Context, param: click.Parameter, value: str) -> float:
+    """Seconds from a duration as people write it: `60s`, `5min`, `1h`."""
+    found = _EVERY.fullmatch(value.strip().lower())
+    seconds = float(found[1]) * _SECONDS[found[2] or "s"] if found else 0.0
+    if seconds < 1:
+        raise click.BadParameter(f"{value!r} is no duration of a second or more; write 60s, 5min or 1h")
+    return seconds
 
 
 def warn(message: str) -> None:

@@ -130,7 +130,9 @@ def _ask(con: duckdb.DuckDBPyConnection, groupings: Sequence[Grouping], with_gra
     words = list(dict.fromkeys(word for grouping in groupings for word in grouping.by))
     sets = ", ".join(f"({', '.join(_COLUMN[word] for word in grouping.by)})" for grouping in groupings)
     keys = ", ".join([*(_COLUMN[word] for word in words), f"grouping_id({', '.join(map(_COLUMN.__getitem__, words))})"])
-    sql = f"SELECT {keys if words else '0'}, {_MEASURES} FROM weighed GROUP BY GROUPING SETS ({sets})"  # noqa: S608
+    sql = (
+        f"SELECT {keys if words else '0'}, {_MEASURES} FROM weighed GROUP BY GROUPING SETS ({sets}) HAVING count(*) > 0"  # noqa: S608
+    )
     found: dict[int, list[tuple[Any, ...]]] = {}
     for row in con.execute(sql).fetchall():
         found.setdefault(row[len(words)], []).append(row)

@@ -89,6 +89,11 @@ def test_nothing_metered_is_no_group(tmp_path: Path) -> None:
     assert groups(Ledger(tmp_path, "alpha"), Selection(), [Grouping(("user",)), Grouping(())]) == [[], []]
 
 
+def test_a_selection_that_nothing_matches_is_no_group(ledger: Ledger) -> None:
+    nobody = Selection(accounts=("nobody",), holders=("job",))
+    assert groups(ledger, nobody, [Grouping(("user",)), Grouping(())]) == [[], []]
+
+
 def test_an_unknown_word_is_named(ledger: Ledger) -> None:
     with pytest.raises(ValueError, match="cannot group by colour"):
         groups(ledger, Selection(), [Grouping(("colour",))])
