@@ -12,7 +12,7 @@ import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from hpccarbon import __version__
 from hpccarbon import config as configuration
@@ -105,16 +105,21 @@ def _ms(us: int) -> int:
     return (us + 500) // 1000
 
 
-def write_shard(table: pa.Table, path: Path) -> None:
-    """Write under a temporary name, fsync, rename: a reader sees the old shard or the new one, never a half."""
+def encode(table: pa.Table, file: IO[bytes] | Path) -> None:
+    """Write a shard's rows as Parquet, the one way all shards are written."""
     import pyarrow.parquet as pq
 
+    pq.write_table(table, file, compression="zstd", use_dictionary=True, write_statistics=True)
+
+
+def write_shard(table: pa.Table, path: Path) -> None:
+    """Write under a temporary name, fsync, rename: a reader sees the old shard or the new one, never a half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         with os.fdopen(os.open(temporary, flags, 0o640), "wb") as file:
-            pq.write_table(table, file, compression="zstd", use_dictionary=True, write_statistics=True)
+            encode(table, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.rename(path)
