@@ -219,6 +219,16 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     timezone: str = "UTC"
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long raw shards stay once the ledger holds them (`hpccarbon retention`).
+
+    After `pack_days` a day's shards become one file; after `keep_days` that file is removed (0: never).
+    """
+
+    pack_days: int = 14
+    keep_days: int = 0
+
+
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What some accounts may use in a calendar period of the reader's zone: `kwh` of metered energy, or `kg_co2e`.
 
@@ -245,6 +255,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     carbon: Carbon = Carbon()
     report: Report = Report()
     budgets: dict[str, Budget] = {}
+    retention: Retention = Retention()
 
     def state_dir(self, node: str) -> Path:
         """The node's own directory for the store."""
@@ -327,6 +338,14 @@ def _check(config: Config, where: str) -> None:
         (0.1 <= daemon.interval_s <= 60, "daemon.interval_s: must lie between 0.1 and 60 s"),
         (10 <= daemon.seal_s <= 3600, "daemon.seal_s: must lie between 10 and 3600 s"),
         (1 <= daemon.seal_after_job_s <= 3600, "daemon.seal_after_job_s: must lie between 1 and 3600 s"),
+        (
+            0 <= config.retention.pack_days <= 3660 and 0 <= config.retention.keep_days <= 36600,
+            "retention: pack_days must lie between 0 and 3660, keep_days between 0 and 36600",
+        ),
+        (
+            not config.retention.keep_days or 0 < config.retention.pack_days <= config.retention.keep_days,
+            "retention: keep_days removes what pack_days has packed; it must not be smaller",
+        ),
         (1 <= daemon.keep_days <= 3660, "daemon.keep_days: must lie between 1 and 3660 days"),
         (daemon.idle_power_w >= 0 and daemon.dram_idle_power_w >= 0, "daemon.idle_power_w: must not be negative"),
         (

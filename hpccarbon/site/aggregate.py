@@ -13,7 +13,7 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import HpcCarbonError, ShardError
-from hpccarbon.site import index, shards
+from hpccarbon.site import index, packs, shards
 from hpccarbon.site.engine import connect, durable, quoted, reason
 from hpccarbon.site.executor import Crew
 from hpccarbon.site.lock import exclusive
@@ -80,7 +80,7 @@ def aggregate_hour(
     con = connect(threads)
     try:
         judged = shards.load(con, files, cluster, hour)
-        con.execute(_MERGE, {"hour_us": int(hour.timestamp()) * 1_000_000})
+        merge(con, hour)
         found = con.execute("SELECT count(*), min(job_id), max(job_id) FROM merged").fetchone()
         rows, first_job, last_job = found or (0, None, None)
         set_aside = tuple((Path(fault.path).name, fault.reason) for fault in judged.faults)
@@ -93,6 +93,14 @@ def aggregate_hour(
     finally:
         con.close()
     return written, judged.faults
+
+
+def merge(con: duckdb.DuckDBPyConnection, hour: datetime) -> None:
+    """Make the temporary table `merged`, the hour's ledger rows, from the table `grouped` (`shards.load`).
+
+    Raises: duckdb.ConversionException, duckdb.OutOfRangeException, if a sum leaves 64 bits.
+    """
+    con.execute(_MERGE, {"hour_us": int(hour.timestamp()) * 1_000_000})
 
 
 def _put(con: duckdb.DuckDBPyConnection, target: Path, cluster: str, hour: datetime, written: index.Written) -> None:
@@ -165,10 +173,12 @@ def aggregate(
             recorded, _ = index.known(con, shared, cluster, since, until)
         finally:
             con.close()
+        packs.bring_lost(shared / "shards" / cluster, recorded, since, until)
         directories = shards.hour_dirs(shared, cluster, since, until)
         entries: dict[datetime, index.HourEntry] = {}
         changed_ns: dict[datetime, int] = {}
         stale: dict[datetime, str] = {}
+        late: list[ShardError] = []
         for hour, directory in directories.items():
             changed_ns[hour] = _settled(directory, now_ns)
             files = shards.list_hour(directory)
@@ -176,7 +186,10 @@ def aggregate(
             if not files:
                 continue
             if before is None or before.digest != shards.digest(files):
-                stale[hour] = directory
+                moved = packs.reopen(directory) if before is not None else []
+                late += moved
+                if not moved:
+                    stale[hour] = directory
             elif before.directory_ns != changed_ns[hour]:
                 entries[hour] = msgspec.structs.replace(before, directory_ns=changed_ns[hour])
         threads = crew.threads(len(stale))
@@ -184,7 +197,8 @@ def aggregate(
         outcome = _run(tasks, crew.executor, progress, entries, changed_ns)
         if entries:
             index.write(shared, cluster, entries)
-    return outcome
+    set_aside = sorted([*outcome.set_aside, *((fault.path, fault.reason) for fault in late)])
+    return msgspec.structs.replace(outcome, set_aside=tuple(set_aside))
 
 
 def _run(

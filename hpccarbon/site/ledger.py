@@ -15,7 +15,7 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
-from hpccarbon.site import index, jobs, shards
+from hpccarbon.site import index, jobs, packs, shards
 from hpccarbon.site.engine import connect, quoted, reason
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
@@ -340,6 +340,8 @@ class Ledger:
             if directory is not None and (one is None or partial or not _unchanged(one, directory)):
                 files = shards.list_hour(directory)
             current = one is not None and (not files or one.digest == shards.digest(files))
+            if not current and one is not None and directory is not None and packs.settled(directory):
+                files, current = None, True  # what lies there came late: the ledger has the rest of the hour
             if files and (partial or not current):
                 plan.young[hour] = files
             elif one is not None and (not partial or selection.since is None or hour >= selection.since):
