@@ -107,7 +107,29 @@ def _once(
         told = f", {_count(records, 'job record')}" if accounting else ""
         merged = f"{_count(outcome.hours, 'hour')} from {_count(outcome.shards, 'shard')}{aside}"
         click.echo(f"aggregated {merged}{told}; {time.monotonic() - start:.1f} s")
+    if accounting and config.slurm.admin_comment:
+        well = _annotate(config, quiet=quiet) and well
     return well and not outcome.failed
+
+
+def _annotate(config: Config, *, quiet: bool) -> bool:
+    """Comment the jobs that ended lately; False (and said) where Slurm refuses: the next pass tries again."""
+    from datetime import datetime, timedelta, timezone
+
+    from hpccarbon.cli.annotate import COMMENTED, annotate, told
+    from hpccarbon.cli.shared import open_ledger
+    from hpccarbon.errors import HpcCarbonError
+
+    now = datetime.now(timezone.utc)
+    try:
+        with open_ledger(config) as ledger:
+            outcome = annotate(config, ledger, now - timedelta(hours=COMMENTED), now)
+    except HpcCarbonError as err:
+        click.echo(f"error: admin comments: {_inert(str(err))}", err=True)
+        return False
+    if not quiet and outcome.written:
+        click.echo(told(outcome))
+    return True
 
 
 def _watch(once: Callable[[bool], bool], every: float) -> None:
