@@ -370,7 +370,8 @@ class Lab:
         for name in self.names:
             if not self.running(f"slurmd-{name}"):
                 self._sweep_empty(name)
-        self._start("slurmctld", ["slurmctld", "-D"], env)
+        # -i: from 26.05 on slurmctld refuses to start without the files that only an orderly end writes.
+        self._start("slurmctld", ["slurmctld", "-D", "-i"], env)
         for name in self.names:
             self._start(f"slurmd-{name}", ["slurmd", "-D", "-N", name], env)
         self._ready("slurmctld", lambda: self.run(["scontrol", "ping"], check=False, timeout=10).returncode == 0, 20)
