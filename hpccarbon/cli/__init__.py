@@ -36,6 +36,7 @@ FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
     Entry("summary", "hpccarbon.cli.summary", "A month of the cluster: a page, and the same as data."),
     Entry("exporter", "hpccarbon.cli.exporter", "Serve the cluster's metrics for Prometheus."),
+    Entry("retention", "hpccarbon.cli.retention", "Pack and remove raw shards that the ledger provably holds."),
     Entry("annotate", "hpccarbon.cli.annotate", "Write jobs' summaries into Slurm's AdminComment."),
     Entry("verify", "hpccarbon.cli.verify", "Prove that jobs, system and unallocated add up to the meters."),
 )
