@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -67,6 +67,11 @@ Examples:
 @click.option(
     "--top", type=click.IntRange(0), default=40, metavar="N", help="Lines shown as text; 0: all. [default: 40]"
 )
+@click.option(
+    "--budget",
+    is_flag=True,
+    help="The site's budgets and how much is used; exit status 3: one is nearly used up, 4: used up.",
+)
 @click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
 @click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by -o FILE's ending, else text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to FILE.")
@@ -85,6 +90,7 @@ def command(
     month: str | None,
     by: str | None,
     top: int,
+    budget: bool,
     cluster: str | None,
     format_: Format | None,
     output: Path | None,
@@ -106,6 +112,12 @@ def command(
     zone, now = reader_zone(config), datetime.now(timezone.utc)
     _require(config, cluster)
     ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
+    if budget:
+        narrowed = {"--job": jobs, "--user": users, "--me": me, "--account": accounts, "--partition": partitions}
+        narrowed |= {"--node": nodes, "--by": by, "--since": since, "--until": until, "--month": month}
+        if clash := [name for name, value in narrowed.items() if value]:
+            raise click.UsageError(f"--budget shows what the configuration says; leave out {', '.join(clash)}")
+        ctx.exit(_budgets(config, ledger, now, format_, output, zone))
     if jobs:
         given = {"--user": users, "--me": me, "--account": accounts, "--partition": partitions, "--node": nodes}
         given |= {"--by": by, "--since": since, "--until": until, "--month": month}
@@ -375,6 +387,24 @@ def usage_report(
         carbon=carbon,
         set_aside=set_aside(ledger.faults),
     )
+
+
+# ---- budgets --------------------------------------------------------------------------------------------------------
+
+
+def _budgets(config: Config, ledger: Ledger, now: datetime, format_: Format, output: Path | None, zone: tzinfo) -> int:
+    """Show the budgets in their periods around now; returns the exit status, which tells cron of the worst."""
+    from hpccarbon.errors import ConfigError
+    from hpccarbon.report.budget import BudgetReport, exit_status
+    from hpccarbon.report.month import budgets
+    from hpccarbon.report.render.budgets import content
+
+    if not config.budgets:
+        raise ConfigError("no budget is configured: add a table [budgets.NAME] (docs/reports.md)")
+    lines = budgets(config, ledger, now, now, zone)
+    report = BudgetReport(cluster=ledger.cluster or "", timezone=config.report.timezone, at=now, budgets=lines)
+    _write(content(report, format_, _screen(output, zone)), output)
+    return exit_status(lines)
 
 
 # ---- carbon ---------------------------------------------------------------------------------------------------------

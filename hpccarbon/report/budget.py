@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, tzinfo
+from collections.abc import Iterable
+from datetime import datetime, timezone, tzinfo
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from hpccarbon.report.figures import Figures, Means, percent
+from hpccarbon.report.figures import JSON_VERSION, Figures, Means, percent
 from hpccarbon.units import UJ_PER_KWH
 
 if TYPE_CHECKING:
@@ -36,6 +37,17 @@ class BudgetLine(msgspec.Struct, frozen=True, kw_only=True):
     covered_percent: float | None
 
 
+class BudgetReport(msgspec.Struct, frozen=True, kw_only=True):
+    """`hpccarbon report --budget --format json`."""
+
+    schema_version: int = JSON_VERSION
+    kind: Literal["budget"] = "budget"
+    cluster: str
+    timezone: Annotated[str, Means(description="zone in which periods begin; times are UTC")]
+    at: Annotated[datetime, Means(description="up to when was counted")]
+    budgets: list[BudgetLine]
+
+
 def period_of(budget: Budget, at: datetime, zone: tzinfo) -> tuple[datetime, datetime]:
     """The first midnight of the budget's period around `at`, and that of the next one, in the reader's zone."""
     months = {"month": 1, "quarter": 3, "year": 12}[budget.period]
@@ -62,8 +74,8 @@ def budget_line(
         name=name,
         accounts=list(budget.accounts),
         period=budget.period,
-        since=since,
-        until=until,
+        since=since.astimezone(timezone.utc),
+        until=until.astimezone(timezone.utc),
         unit="kWh" if in_kwh else "kg CO2e",
         limit=limit,
         used=used,
@@ -80,6 +92,6 @@ def _state(used_percent: float | None) -> State:
     return "spent" if used_percent >= SPENT_PERCENT else "near" if used_percent >= NEAR_PERCENT else "ok"
 
 
-def exit_status(lines: list[BudgetLine]) -> int:
+def exit_status(lines: Iterable[BudgetLine]) -> int:
     """0: all is well; 1: one is not known; 3: one is near its end; 4: one is spent."""
     return max((EXIT_STATUS[line.state] for line in lines), default=0)
