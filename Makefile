@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench accuracy golden docs compat node up down clean
+.PHONY: help setup system demo test lint bench accuracy golden docs site compat node up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -53,6 +53,9 @@ golden: setup ## rewrite the golden files of the commands' output; review the di
 
 docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
 	$(BIN)/python docs/generate.py
+
+site: setup ## the pages of docs/ as a site in build/site; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs build/site
 
 compat: setup ## the Slurm tests against Slurm 24.11 and 26.05, in Debian folders below build/compat (root, minutes)
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
