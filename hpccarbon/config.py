@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 import socket
+from datetime import timezone, tzinfo
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,9 +243,15 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that was decided about this site, checked once at load."""
+    """Everything that was decided about this site, checked once at load.
+
+    `privacy` is who reads what: `group`, whoever may open the files; `own`, `aggregate` closes the rooms of the shared
+    directory to all but their owner and `admin_group` (empty: the group they have), and writes each user an extract.
+    """
 
     cluster: str = "cluster"
+    privacy: Literal["group", "own"] = "group"
+    admin_group: str = ""
     paths: Paths = Paths()
     daemon: Daemon = Daemon()
     meters: Meters = Meters()
@@ -272,6 +279,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def textfile(self, node: str) -> Path | None:
         """The file of the node's metrics; None: there is none."""
         return Path(self.daemon.textfile.replace("%n", node)) if self.daemon.textfile else None
+
+    def zone(self) -> tzinfo:
+        """The reader's zone, where days and months begin. Raises: ConfigError, if there is none of that name."""
+        name = self.report.timezone
+        if name == "UTC":
+            return timezone.utc
+        from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+        try:
+            return ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as err:
+            raise ConfigError(f"report.timezone: no zone {name!r}; write an IANA name, e.g. Europe/Berlin") from err
 
     def shared(self, room: Literal["shards", "ledger", "jobs", "intensity"]) -> Path:
         """A room of the shared directory."""

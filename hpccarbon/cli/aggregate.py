@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hpccarbon.config import Config
     from hpccarbon.site.executor import Crew
 
+EXTRACTS_EVERY_S = 3600
+"""How often --watch writes users' extracts: each time reads the whole running month."""
+
 
 @click.command()
 @config_option
@@ -81,10 +84,14 @@ def _once(
     only_news: bool,
 ) -> bool:
     """One pass; prints its result, and returns whether all of it succeeded."""
+    from datetime import datetime, timezone
+
     from hpccarbon.errors import HpcCarbonError
-    from hpccarbon.site import jobs
+    from hpccarbon.site import extracts, jobs
     from hpccarbon.site.aggregate import aggregate
 
+    if config.privacy == "own":
+        extracts.guard(config)  # before anything is written that others could read
     start = time.monotonic()
     records, well = 0, True
     # Records first: the ledger finds a job's hours by them.
@@ -107,6 +114,8 @@ def _once(
         told = f", {_count(records, 'job record')}" if accounting else ""
         merged = f"{_count(outcome.hours, 'hour')} from {_count(outcome.shards, 'shard')}{aside}"
         click.echo(f"aggregated {merged}{told}; {time.monotonic() - start:.1f} s")
+    if config.privacy == "own":
+        extracts.update(config, datetime.now(timezone.utc), EXTRACTS_EVERY_S if only_news else 0)
     if accounting and config.slurm.admin_comment:
         well = _annotate(config, quiet=quiet) and well
     return well and not outcome.failed

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
+from hpccarbon.cli.shared import ledger_of
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.places import Places
@@ -103,15 +104,13 @@ def command(
     zone of report.timezone.
     """
     from hpccarbon import config as configuration
-    from hpccarbon.site.ledger import Ledger
 
     config = configuration.load(config_path)
     format_ = format_ or _format_of(output)
     if format_ == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
     zone, now = reader_zone(config), datetime.now(timezone.utc)
-    _require(config, cluster)
-    ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
+    ledger = ledger_of(config, cluster)
     if budget:
         narrowed = {"--job": jobs, "--user": users, "--me": me, "--account": accounts, "--partition": partitions}
         narrowed |= {"--node": nodes, "--by": by, "--since": since, "--until": until, "--month": month}
@@ -156,21 +155,6 @@ def command(
         warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
     failed = _emit(report, format_, output, zone, top)
     ctx.exit(1 if failed else 0)
-
-
-def _require(config: Config, cluster: str | None) -> None:
-    """Raises: HpcCarbonError, if nothing at all can be known, rather than report that nothing was used."""
-    from hpccarbon.errors import HpcCarbonError
-
-    shared = Path(config.paths.shared_dir)
-    if not shared.is_dir():
-        raise HpcCarbonError(f"{shared}: no such directory (is it mounted? paths.shared_dir names it)")
-    wanted = cluster or config.cluster
-    rooms = [shared / room for room in ("shards", "ledger", "jobs")]
-    if not any((room / wanted).is_dir() for room in rooms):
-        there = sorted({path.name for room in rooms if room.is_dir() for path in room.iterdir() if path.is_dir()})
-        hint = f"there are: {', '.join(there)}" if there else "no node has sealed anything yet"
-        raise HpcCarbonError(f"{shared} holds nothing of cluster {wanted!r}; {hint}")
 
 
 def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:

@@ -14,15 +14,24 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def open_ledger(config: Config, cluster: str | None = None) -> Iterator[Ledger]:
-    """The ledger of a cluster. Raises: HpcCarbonError, if nothing at all can be known of it."""
-    from hpccarbon.site.ledger import Ledger
-
-    require_data(config, cluster)
-    ledger = Ledger(Path(config.paths.shared_dir), cluster or config.cluster, config.report.timezone)
+    """The ledger of a cluster, or the caller's own part of it. Raises: HpcCarbonError, if nothing can be known."""
+    ledger = ledger_of(config, cluster)
     try:
         yield ledger
     finally:
         ledger.close()
+
+
+def ledger_of(config: Config, cluster: str | None = None) -> Ledger:
+    """The whole ledger where this user may read it, else the user's own extracts. Raises as `open_ledger`."""
+    from hpccarbon.site import extracts
+    from hpccarbon.site.ledger import Ledger
+
+    shared, wanted = Path(config.paths.shared_dir), cluster or config.cluster
+    if not extracts.may_read_all(shared):
+        return extracts.open_own(config, wanted)
+    require_data(config, cluster)
+    return Ledger(shared, wanted, config.report.timezone)
 
 
 def require_data(config: Config, cluster: str | None) -> None:

@@ -243,8 +243,7 @@ class Ledger:
         if chosen.since is not None:
             conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(chosen.since)})')
         where = " AND ".join(conditions) or "true"
-        files = [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
-        return jobs.read(self._con, files, where)
+        return jobs.read(self._con, self._job_files(), where)
 
     def table(self, selection: Selection | None = None) -> pa.Table:
         """The selected ledger rows as an Arrow table: `cluster`, then the columns of `schema.LEDGER`, in order of
@@ -289,16 +288,29 @@ class Ledger:
 
     # -- which hours, and where each is read from --
 
+    def _job_files(self) -> list[str]:
+        return [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
+
     def _gather(self, selection: Selection, *, by_bucket: bool = False) -> bool:
         """Find the sources of the selected rows and the view `selected` over them; False if there are none."""
         for moment in (selection.since, selection.until):
             if moment is not None and moment.tzinfo is None:
                 raise ValueError("since and until need a time zone")
+        self._gathered = []
+        self._planned = set()
+        sources = self._sources(selection, by_bucket=by_bucket)
+        if not sources:
+            return False
+        where = " AND ".join(_conditions(selection)) or "true"
+        union = " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
+        self._view = f"CREATE OR REPLACE TEMP VIEW selected AS {union}"
+        return True
+
+    def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
+        """Queries that give the rows of the selected hours; fills `_gathered` (files) and `_planned` (hours)."""
         con = self._con
         con.execute(f"CREATE OR REPLACE TEMP TABLE young ({_declared()})")
         sources: list[str] = []
-        self._gathered = []
-        self._planned = set()
         for cluster in self.clusters():
             plan = self._plan(cluster, selection)
             if by_bucket:
@@ -308,17 +320,11 @@ class Ledger:
                 self._load(cluster, hour, files, selection, by_bucket=by_bucket)
             if plan.ledger:
                 self._gathered += plan.ledger.values()
-                files_sql = "[" + ", ".join(map(quoted, plan.ledger.values())) + "]"
-                sources.append(_FROM_LEDGER.replace("$files", files_sql).replace("$cluster", quoted(cluster)))
+                sources.append(from_files(plan.ledger.values(), cluster))
         found = con.execute("SELECT count(*) FROM young").fetchone()
         if found and found[0]:
             sources.append(f"SELECT {_NAMES} FROM young")  # noqa: S608
-        if not sources:
-            return False
-        where = " AND ".join(_conditions(selection)) or "true"
-        union = " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
-        self._view = f"CREATE OR REPLACE TEMP VIEW selected AS {union}"
-        return True
+        return sources
 
     def _plan(self, cluster: str, selection: Selection) -> Plan:
         """For every hour of the selection: its ledger file if that is up to date, else its shards."""
@@ -497,6 +503,11 @@ class Ledger:
                 "scaled": scaled,
             },
         )
+
+
+def from_files(files: Iterable[str], cluster: str) -> str:
+    """The query that reads whole ledger files, columns as in the view `selected`."""
+    return _FROM_LEDGER.replace("$files", f"[{', '.join(map(quoted, files))}]").replace("$cluster", quoted(cluster))
 
 
 def _energy_row(
