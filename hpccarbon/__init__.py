@@ -1,3 +1,22 @@
 """Job carbon accounting for Slurm clusters. Importing this package opens nothing and starts nothing."""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from hpccarbon.report.frames import load_jobs as load_jobs
+
+_LAZY = {"load_jobs": "hpccarbon.report.frames"}
+"""Public names, and the module each is loaded from when it is first asked for."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_LAZY])

@@ -27,6 +27,7 @@ class Entry(NamedTuple):
 FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("report", "hpccarbon.cli.report", "Energy and carbon of jobs, users, accounts, nodes or months."),
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
+    Entry("export", "hpccarbon.cli.export", "Every job with its energy and carbon, one row each."),
     Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),
 )
 FOR_OPERATORS: tuple[Entry, ...] = (

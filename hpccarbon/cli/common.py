@@ -44,19 +44,7 @@ def warn(message: str) -> None:
 
 def reader_zone(config: Config) -> tzinfo:
     """The zone of `report.timezone`. Raises: ConfigError, if there is none of that name."""
-    from datetime import timezone
-
-    name = config.report.timezone
-    if name == "UTC":
-        return timezone.utc
-    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
-
-    from hpccarbon.errors import ConfigError
-
-    try:
-        return ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as err:
-        raise ConfigError(f"report.timezone: no zone {name!r}; write an IANA name, e.g. Europe/Berlin") from err
+    return config.zone()
 
 
 def parse_time(text: str, zone: tzinfo, now: datetime) -> datetime:

@@ -38,7 +38,7 @@ class Period:
         self.places = Places(config.carbon, config.shared("intensity"))
         self.fault: CarbonError | None = None
         self._stand: dict[str, tuple[str | None, str | None]] = {}
-        self._factors = self._make()
+        self.factors = self._make()
 
     def selection(self, **narrowed: tuple[str, ...] | None) -> Selection:
         """All holders of the period, or what is left of them."""
@@ -46,11 +46,11 @@ class Period:
 
     def groups(self, groupings: Sequence[Grouping], selection: Selection | None = None) -> list[list[Group]]:
         """See `site.groups.groups`; with grams where a zone is known."""
-        return groups(self.ledger, selection or self.selection(), groupings, self._factors)
+        return groups(self.ledger, selection or self.selection(), groupings, self.factors)
 
     def carbon(self, hours: Iterable[Group]) -> list[CarbonOf]:
         """How the grams of groups by (..., "hour", "place") were made, most energy first."""
-        if self._factors is None:
+        if self.factors is None:
             nowhere = HourFactors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
             method = msgspec.structs.replace(nowhere, notes=[str(self.fault)] if self.fault else nowhere.notes)
             return [CarbonOf(place="", energy_uj=0, method=method)]
@@ -67,14 +67,14 @@ class Period:
 
     def statement(self, hours: Iterable[Group], figures: Figures) -> Statement | None:
         """Grams with their range, of groups by (..., "hour", "place"); None without a zone."""
-        if self._factors is None:
+        if self.factors is None:
             return None
         rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
         return statement(self.places, rows, modelled_percent=100 - (figures.measured_percent or 0.0))
 
     def intensity(self) -> dict[datetime, float]:
         """g CO2e per kWh of the grid of `[carbon]` itself, for every hour of the period that has begun."""
-        if self._factors is None:
+        if self.factors is None:
             return {}
         here = self.places.factors()
         return {hour: factor.g_per_kwh for hour in self._hours() if (factor := here.at(hour)) is not None}

@@ -17,7 +17,8 @@ from hpccarbon.units import HOUR_S, UJ_PER_KWH
 if TYPE_CHECKING:
     import duckdb
 
-_SCALE = 10**6
+SCALE = 10**6
+"""Factors are integers in the engine, so that sums do not depend on the order of rows."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COLUMN: Mapping[str, str] = {
     "hour": "hour_n",
@@ -71,18 +72,18 @@ def groups(
         raise ValueError(f"cannot group by {', '.join(sorted(unknown))}; known: {', '.join(_COLUMN)}")
 
     def question(con: duckdb.DuckDBPyConnection, hours: list[datetime]) -> list[list[Group]]:
-        _weigh(con, hours, factors)
+        weigh(con, hours, factors)
         return _ask(con, groupings, factors is not None)
 
     return ledger.ask(selection, question) or [[] for _ in groupings]
 
 
-def _weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factors | None) -> None:
+def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factors | None) -> None:
     """The tables `standing` (node, partition -> place) and `weights` (hour, place -> g/kWh × scale)."""
     pairs = con.execute('SELECT DISTINCT node, "partition" FROM selected').fetchall()
     standing = [(node, partition, factors.place_of(node, partition) if factors else "") for node, partition in pairs]
     weights = [
-        (int(hour.timestamp()) // HOUR_S, place, round(factor * _SCALE))
+        (int(hour.timestamp()) // HOUR_S, place, round(factor * SCALE))
         for place, by_hour in (factors.g_per_kwh.items() if factors else ())
         for hour in hours
         if (factor := by_hour.get(hour)) is not None
@@ -174,7 +175,7 @@ def _group(
 ) -> Group:
     *measures, first_us, last_us, weighted, lacking, idle_cores_uj = values
     # `lacking` counts rows with energy and no factor: an incomplete sum is not a sum.
-    grams = (weighted or 0) / (_SCALE * UJ_PER_KWH) if with_grams and not lacking else None
+    grams = (weighted or 0) / (SCALE * UJ_PER_KWH) if with_grams and not lacking else None
     read = tuple(
         _EPOCH + timedelta(hours=value) if word == "hour" else value for word, value in zip(by, key, strict=True)
     )

@@ -1,0 +1,95 @@
+"""One row per job as an Arrow table: what it used, and what accounting knows of it. The engine makes it, not Python."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hpccarbon.site import jobs
+from hpccarbon.site.engine import quoted
+from hpccarbon.site.groups import SCALE, Factors, weigh
+from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.units import UJ_PER_KWH
+
+if TYPE_CHECKING:
+    import duckdb
+    import pyarrow as pa
+
+_SUMS = ("cpu_uj", "dram_uj", "gpu_uj", "other_uj", "idle_uj", "modelled_uj", "cpu_time_us", "present_ms", "covered_ms")
+_USED = f"""
+SELECT job_id, max(cluster) AS cluster, max("user") AS "user", max(account) AS account,
+    max("partition") AS "partition", max(uid) AS uid,
+    {", ".join(f"sum({name})::BIGINT AS {name}" for name in _SUMS)}, sum(energy_uj)::BIGINT AS energy_uj,
+    (sum(alloc_cores::HUGEINT * present_ms) * 1000)::BIGINT AS core_us, count(DISTINCT node)::INTEGER AS nodes,
+    CASE WHEN count(*) FILTER (scaled IS NULL AND energy_uj > 0) = 0
+        THEN sum(energy_uj::HUGEINT * scaled) / {SCALE * UJ_PER_KWH}::DOUBLE END AS co2e_g
+FROM weighed GROUP BY job_id
+"""  # noqa: S608 - column names are our own
+_RECORDS = """
+SELECT * FROM read_parquet({files}, hive_partitioning = false)
+QUALIFY row_number() OVER (PARTITION BY job_id ORDER BY restart DESC, submit DESC) = 1
+"""
+_NO_RECORDS = """
+SELECT NULL::BIGINT AS job_id, NULL::BIGINT AS array_job_id, NULL::BIGINT AS array_task_id,
+    NULL::BIGINT AS het_job_id, NULL::INTEGER AS het_offset, NULL::VARCHAR AS name, NULL::VARCHAR AS "user",
+    NULL::BIGINT AS uid, NULL::VARCHAR AS account, NULL::VARCHAR AS "partition", NULL::VARCHAR AS qos,
+    NULL::VARCHAR AS state, NULL::VARCHAR AS exit_code, NULL::TIMESTAMPTZ AS submit, NULL::TIMESTAMPTZ AS start,
+    NULL::TIMESTAMPTZ AS "end", NULL::BIGINT AS elapsed_s, NULL::INTEGER AS alloc_nodes,
+    NULL::INTEGER AS alloc_cores, NULL::VARCHAR AS alloc_tres, NULL::VARCHAR AS nodelist WHERE false
+"""
+_JOBS = """
+SELECT used.cluster,
+    CASE WHEN known.array_task_id IS NOT NULL THEN known.array_job_id || '_' || known.array_task_id
+        WHEN known.het_offset IS NOT NULL THEN known.het_job_id || '+' || known.het_offset
+        ELSE used.job_id::VARCHAR END AS job,
+    used.job_id, known.name, coalesce(known."user", used."user") AS "user", coalesce(known.uid, used.uid) AS uid,
+    coalesce(known.account, used.account) AS account, coalesce(known."partition", used."partition") AS "partition",
+    known.qos, known.state, known.exit_code, known.submit, known.start, known."end", known.elapsed_s,
+    coalesce(known.alloc_nodes, used.nodes) AS alloc_nodes, known.alloc_cores, known.alloc_tres, known.nodelist,
+    CASE WHEN used.cpu_uj IS NOT NULL OR used.dram_uj IS NOT NULL OR used.gpu_uj IS NOT NULL
+        OR used.other_uj IS NOT NULL THEN used.energy_uj END AS energy_uj,
+    used.energy_uj / {uj_per_kwh} AS energy_kwh, used.co2e_g, used.cpu_uj, used.dram_uj, used.gpu_uj, used.other_uj,
+    used.idle_uj AS static_uj, used.modelled_uj,
+    100.0 * used.covered_ms / nullif(used.present_ms, 0) AS covered_percent,
+    100.0 * (used.energy_uj - used.modelled_uj) / nullif(used.energy_uj, 0) AS measured_percent,
+    used.present_ms / 3.6e6 AS node_hours, used.core_us / 3.6e9 AS core_hours, used.cpu_time_us / 3.6e9 AS cpu_hours,
+    100.0 * used.cpu_time_us / nullif(used.core_us, 0) AS cpu_used_percent
+FROM ({used}) AS used LEFT JOIN ({records}) AS known USING (job_id) ORDER BY used.job_id
+"""
+
+
+def job_table(ledger: Ledger, selection: Selection, factors: Factors | None = None) -> pa.Table:
+    """The jobs of the selection, by job id.
+
+    Returns: one row per job with its last run's record; energy within the selection's time alone. Integers in µJ, times
+        in UTC; what nobody knows is null, and so are the grams of a job of which an hour has no factor.
+    Raises: ShardError as `Ledger.energy`. Needs pyarrow.
+    """
+    files = [file for cluster in ledger.clusters() for file in jobs.job_files(ledger.shared, cluster)]
+    records = _RECORDS.format(files=f"[{', '.join(map(quoted, files))}]") if files else _NO_RECORDS
+    sql = _JOBS.format(used=_USED, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
+
+    def question(con: duckdb.DuckDBPyConnection, hours: list[datetime]) -> pa.Table:
+        weigh(con, hours, factors)
+        return con.sql(sql).to_arrow_table()
+
+    table: pa.Table | None = ledger.ask(msgspec.structs.replace(selection, holders=("job",)), question)
+    return _nothing() if table is None else table
+
+
+def _nothing() -> pa.Table:
+    """The same columns without a row: the query over nothing."""
+    from contextlib import closing
+
+    from hpccarbon.site.engine import connect
+
+    names = dict.fromkeys(("cluster", "user", "account", "partition", "node"), "VARCHAR")
+    integers = ("job_id", "uid", "energy_uj", "scaled", "alloc_cores", *_SUMS)
+    declared = ", ".join(f'"{name}" {kind}' for name, kind in {**names, **dict.fromkeys(integers, "BIGINT")}.items())
+    with closing(connect(1)) as con:
+        con.execute(f"CREATE TEMP TABLE weighed ({declared})")
+        sql = _JOBS.format(used=_USED, records=_NO_RECORDS, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
+        table: pa.Table = con.sql(sql).to_arrow_table()
+        return table
