@@ -42,6 +42,10 @@ class ShardError(HpcCarbonError):
         self.path = str(path)
         self.reason = reason
 
+    def __reduce__(self) -> tuple[type[ShardError], tuple[str, str]]:
+        """Comes back whole from another process: an hour may be merged anywhere."""
+        return type(self), (self.path, self.reason)
+
 
 class SlurmError(HpcCarbonError):
     """A Slurm command is missing, failed, or printed what no supported release prints."""

@@ -13,8 +13,8 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import HpcCarbonError, ShardError
-from hpccarbon.site import index, packs, shards
-from hpccarbon.site.engine import connect, durable, quoted, reason
+from hpccarbon.site import days, index, packs, shards
+from hpccarbon.site.engine import connect, reason, write_parquet
 from hpccarbon.site.executor import Crew
 from hpccarbon.site.lock import exclusive
 from hpccarbon.units import NS_PER_S
@@ -104,7 +104,7 @@ def merge(con: duckdb.DuckDBPyConnection, hour: datetime) -> None:
 
 
 def _put(con: duckdb.DuckDBPyConnection, target: Path, cluster: str, hour: datetime, written: index.Written) -> None:
-    """Write the table `merged` beside `target`, make it durable, rename it over."""
+    """Write the table `merged` as the hour's ledger file."""
     keys = {
         "schema": "ledger",
         "version": str(schema.LEDGER_VERSION),
@@ -113,19 +113,7 @@ def _put(con: duckdb.DuckDBPyConnection, target: Path, cluster: str, hour: datet
         "units": "uJ,us,ms",
         "made_of": msgspec.json.encode(written).decode(),
     }
-    pairs = ", ".join(f"{quoted(f'{schema.PRODUCED_BY}.{key}')}: {quoted(value)}" for key, value in keys.items())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
-    try:
-        con.execute(
-            f"COPY (FROM merged ORDER BY {_ORDER}) TO {quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd,"
-            f" ROW_GROUP_SIZE {ROW_GROUP_ROWS}, KV_METADATA {{{pairs}}})"
-        )
-        durable(temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-    durable(target.parent)
+    write_parquet(con, f"FROM merged ORDER BY {_ORDER}", target, keys, ROW_GROUP_ROWS)
 
 
 def work(task: HourTask) -> HourResult:
@@ -139,12 +127,13 @@ def work(task: HourTask) -> HourResult:
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """What one run of the aggregator did. `set_aside` and `failed` are (path, reason)."""
+    """What one run of the aggregator did. `set_aside` and `failed` are (path, reason); `packed` counts days."""
 
     hours: int
     shards: int
     set_aside: tuple[tuple[str, str], ...]
     failed: tuple[tuple[str, str], ...]
+    packed: int = 0
 
 
 def aggregate(
@@ -154,6 +143,7 @@ def aggregate(
     *,
     since: datetime | None = None,
     until: datetime | None = None,
+    pack_at: datetime | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Outcome:
     """Bring the ledger up to date: merge every hour whose set of shards differs from the recorded one.
@@ -162,6 +152,7 @@ def aggregate(
         shared: the shared directory, with `shards/` and `ledger/`.
         crew: where hours are merged, one task per hour.
         since, until: only hours that touch [since, until), aware.
+        pack_at: the time it is; days that ended long enough before are packed (site/days.py). None packs nothing.
         progress: told the hours done and to do, after each.
 
     Raises: HpcCarbonError, if another aggregator is at work, or the shared directory cannot be read or written.
@@ -197,8 +188,12 @@ def aggregate(
         outcome = _run(tasks, crew.executor, progress, entries, changed_ns)
         if entries:
             index.write(shared, cluster, entries)
+        ready = days.closed(shared, cluster, pack_at) if pack_at else []
+        unpacked = days.pack(shared, cluster, ready)
     set_aside = sorted([*outcome.set_aside, *((fault.path, fault.reason) for fault in late)])
-    return msgspec.structs.replace(outcome, set_aside=tuple(set_aside))
+    failed = (*outcome.failed, *((fault.path, str(fault)) for fault in unpacked))
+    packed = len(ready) - len(unpacked)
+    return msgspec.structs.replace(outcome, set_aside=tuple(set_aside), failed=failed, packed=packed)
 
 
 def _run(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from hpccarbon.schema import PRODUCED_BY
 
 if TYPE_CHECKING:
     import duckdb
@@ -40,6 +43,32 @@ def reason(err: Exception) -> str:
     """The engine's message on one line, without the part that names its own internals."""
     message = str(err).strip().splitlines()[0]
     return message.removeprefix("Invalid Input Error: ").removeprefix("IO Error: ")[:200]
+
+
+def write_parquet(
+    con: duckdb.DuckDBPyConnection, query: str, target: Path, keys: Mapping[str, str], row_group_rows: int
+) -> None:
+    """Write a query's rows beside `target`, make them durable, rename them over it; its directory is made if need be.
+
+    Args:
+        query: SQL that ends in an ORDER BY over all that differs: then the same rows are the same bytes.
+        keys: the file's metadata, without the prefix.
+
+    Raises: duckdb.Error, OSError; then `target` is as it was.
+    """
+    pairs = ", ".join(f"{quoted(f'{PRODUCED_BY}.{key}')}: {quoted(value)}" for key, value in keys.items())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
+    try:
+        con.execute(
+            f"COPY ({query}) TO {quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd,"
+            f" ROW_GROUP_SIZE {row_group_rows}, KV_METADATA {{{pairs}}})"
+        )
+        durable(temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    durable(target.parent)
 
 
 def durable(path: Path) -> None:

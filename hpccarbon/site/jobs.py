@@ -14,7 +14,7 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.config import Config
 from hpccarbon.errors import ShardError
-from hpccarbon.site.engine import connect, durable, quoted, reason
+from hpccarbon.site.engine import connect, quoted, reason, write_parquet
 from hpccarbon.site.lock import exclusive
 from hpccarbon.site.shards import hour_dirs
 from hpccarbon.slurm.record import JobRecord
@@ -26,6 +26,7 @@ _TIMES = frozenset(column.name for column in schema.JOBS if column.type == "seco
 OVERLAP = timedelta(hours=2)
 """How far back each update asks again: slurmctld hands records over late when slurmdbd was away."""
 FIRST_LOOK = timedelta(days=7)
+ROW_GROUP_ROWS = 8_192
 _SQL_TYPES = {"int64": "BIGINT", "int32": "INTEGER", "word": "VARCHAR", "text": "VARCHAR", "second": "TIMESTAMPTZ"}
 _DECLARED = ", ".join(f'"{column.name}" {_SQL_TYPES[column.type]}' for column in schema.JOBS)
 _TYPES = {column.name: _SQL_TYPES[column.type] for column in schema.JOBS}
@@ -162,18 +163,7 @@ def _put(con: duckdb.DuckDBPyConnection, path: Path, cluster: str) -> None:
         " UNION ALL FROM news)"
     )
     keys = {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": cluster}
-    pairs = ", ".join(f"{quoted(f'{schema.PRODUCED_BY}.{key}')}: {quoted(value)}" for key, value in keys.items())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        con.execute(
-            f"COPY (FROM merged ORDER BY job_id, restart) TO {quoted(str(temporary))} (FORMAT parquet,"
-            f" COMPRESSION zstd, ROW_GROUP_SIZE 8192, KV_METADATA {{{pairs}}})"
-        )
-        durable(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_parquet(con, "FROM merged ORDER BY job_id, restart", path, keys, ROW_GROUP_ROWS)
 
 
 def update(config: Config, since: datetime | None = None, until: datetime | None = None) -> int:

@@ -127,7 +127,7 @@ SELECT $cluster AS cluster, node, {", ".join(f'"{name}"' for name in schema.KEY_
     {", ".join((*schema.SUM_COLUMNS, *schema.MAX_COLUMNS))},
     epoch_us(first_bucket) AS first_us, epoch_us(last_bucket) AS last_us,
     epoch_us(hour) // {_HOUR_US} AS hour_n, NULL::BIGINT AS bucket_us
-FROM read_parquet($files, hive_partitioning = false)
+FROM $source
 """  # noqa: S608 - column names are our own
 _ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
 _MEASURES = f"""
@@ -320,7 +320,7 @@ class Ledger:
                 self._load(cluster, hour, files, selection, by_bucket=by_bucket)
             if plan.ledger:
                 self._gathered += plan.ledger.values()
-                sources.append(from_files(plan.ledger.values(), cluster))
+                sources.append(_from_ledger(plan.ledger, cluster))
         found = con.execute("SELECT count(*) FROM young").fetchone()
         if found and found[0]:
             sources.append(f"SELECT {_NAMES} FROM young")  # noqa: S608
@@ -332,7 +332,7 @@ class Ledger:
         entries = {
             hour: one
             for hour, one in entries.items()
-            if not self._broken or str(index.ledger_path(self.shared, cluster, hour)) not in self._broken
+            if not self._broken or index.path_of(self.shared, cluster, hour, one) not in self._broken
         }
         directories = shards.hour_dirs(self.shared, cluster, selection.since, selection.until)
         may_hold = self._hint(cluster, selection)
@@ -354,7 +354,7 @@ class Ledger:
                 for name, why in one.set_aside:
                     self._note(ShardError(f"{self.shared}/shards/{cluster}/{hour:date=%Y-%m-%d/hour=%H}/{name}", why))
                 if not _without(one, selection):
-                    plan.ledger[hour] = str(index.ledger_path(self.shared, cluster, hour))
+                    plan.ledger[hour] = index.path_of(self.shared, cluster, hour, one)
         for fault in faults:
             self._note(fault)
         return plan
@@ -393,10 +393,9 @@ class Ledger:
         """The (hour, node) pairs with rows of the selection, by the ledger: other shards need not be opened."""
         if not plan.ledger:
             return set()
-        source = _FROM_LEDGER.replace("$cluster", "''")
         where = " AND ".join(_conditions(selection)) or "true"
-        sql = f"SELECT DISTINCT hour_n, node FROM ({source}) WHERE {where}"  # noqa: S608
-        rows = self._con.execute(sql, {"files": list(plan.ledger.values())}).fetchall()
+        sql = f"SELECT DISTINCT hour_n, node FROM ({_from_ledger(plan.ledger, plan.cluster)}) WHERE {where}"  # noqa: S608
+        rows = self._con.execute(sql).fetchall()
         return {(_hour(hour_n), node) for hour_n, node in rows}
 
     def _load(
@@ -442,15 +441,21 @@ class Ledger:
         return None
 
     def _damaged(self) -> bool:
-        """Find the gathered ledger files that cannot be read to their end; False if all can."""
+        """Find the gathered ledger files that cannot be read to their end; False if all can be.
+
+        A file that is gone is not damaged: its day was packed meanwhile, and the next look finds the pack.
+        """
         import duckdb
 
-        whole = ", ".join(f'max("{name}")' for name in _COLUMNS)
+        whole = ", ".join(f'max(hash("{column.name}"))' for column in schema.LEDGER)
         before = len(self._broken)
         for path in self._gathered:
-            source = _FROM_LEDGER.replace("$files", f"[{quoted(path)}]").replace("$cluster", "''")
+            if not Path(path).exists():
+                return True
             try:
-                self._con.execute(f"SELECT {whole} FROM ({source})").fetchall()  # noqa: S608
+                self._con.execute(
+                    f"SELECT {whole} FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608
+                ).fetchall()
             except duckdb.Error as err:
                 self._broken.add(path)
                 self._note(ShardError(path, f"{reason(err)} (remove it and run `hpccarbon aggregate`)"))
@@ -507,7 +512,12 @@ class Ledger:
 
 def from_files(files: Iterable[str], cluster: str) -> str:
     """The query that reads whole ledger files, columns as in the view `selected`."""
-    return _FROM_LEDGER.replace("$files", f"[{', '.join(map(quoted, files))}]").replace("$cluster", quoted(cluster))
+    source = f"read_parquet([{', '.join(map(quoted, files))}], hive_partitioning = false)"
+    return _FROM_LEDGER.replace("$source", source).replace("$cluster", quoted(cluster))
+
+
+def _from_ledger(files: Mapping[datetime, str], cluster: str) -> str:
+    return _FROM_LEDGER.replace("$source", index.source(files)).replace("$cluster", quoted(cluster))
 
 
 def _energy_row(

@@ -21,7 +21,7 @@ from hpccarbon.config import Retention
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, packs, shards
 from hpccarbon.site.aggregate import merge
-from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.site.engine import connect, reason
 from hpccarbon.site.lock import exclusive
 
 if TYPE_CHECKING:
@@ -181,15 +181,18 @@ def prove(
     """
     import duckdb
 
-    path = index.ledger_path(shared, cluster, hour)
-    if not path.exists():
+    recorded, broken = index.known(con, shared, cluster, hour, hour + timedelta(hours=1))
+    if broken:
+        return str(broken[0])
+    if hour not in recorded:
         return "it is not in the ledger yet (run `hpccarbon aggregate`)"
+    path = index.path_of(shared, cluster, hour, recorded[hour])
     try:
-        if index.from_file(con, str(path), cluster, hour).digest != shards.digest(files):
+        if recorded[hour].digest != shards.digest(files):
             return "the ledger was made of other shards than these (run `hpccarbon aggregate`)"
         judged = shards.load(con, files, cluster, hour)
         merge(con, hour)
-        stored = f"(SELECT {_LEDGER} FROM read_parquet({quoted(str(path))}, hive_partitioning = false))"  # noqa: S608
+        stored = f"(SELECT {_LEDGER} FROM {index.source({hour: path})})"  # noqa: S608
         made = f"(SELECT {_LEDGER} FROM merged)"  # noqa: S608
         found = con.execute(
             f"SELECT count(*) FROM (({made} EXCEPT ALL {stored}) UNION ALL ({stored} EXCEPT ALL {made}))"  # noqa: S608

@@ -54,24 +54,37 @@ def hour_entries(
 ) -> dict[datetime, str]:
     """UTC hour -> path of `date=YYYY-MM-DD/PREFIXhhSUFFIX` below `root`, for hours that touch [since, until)."""
     found: dict[datetime, str] = {}
-    first = since.astimezone(timezone.utc).date() if since else None
-    last = until.astimezone(timezone.utc).date() if until else None
-    for date_name in sorted(_names(root)):
-        try:
-            day = datetime.strptime(date_name, "date=%Y-%m-%d").replace(tzinfo=timezone.utc)
-        except ValueError:
-            continue
-        if (first and day.date() < first) or (last and day.date() > last):
-            continue
-        for name in sorted(_names(f"{root}/{date_name}")):
+    for day, folder in _days(root, since, until):
+        for name in sorted(_names(folder)):
             number = name[len(prefix) : len(prefix) + 2]
             if name != f"{prefix}{number}{suffix}" or not (number.isdecimal() and int(number) < 24):
                 continue
             hour = day + timedelta(hours=int(number))
             if (since and hour + timedelta(hours=1) <= since) or (until and hour >= until):
                 continue
-            found[hour] = f"{root}/{date_name}/{name}"
+            found[hour] = f"{folder}/{name}"
     return found
+
+
+def day_entries(
+    root: str, name: str, since: datetime | None = None, until: datetime | None = None
+) -> dict[datetime, str]:
+    """Start of a UTC day -> path of `date=YYYY-MM-DD/NAME` below `root`, where there is one, within [since, until)."""
+    paths = ((day, f"{folder}/{name}") for day, folder in _days(root, since, until))
+    return {day: path for day, path in paths if os.path.exists(path)}  # noqa: PTH110 - a str all the way
+
+
+def _days(root: str, since: datetime | None, until: datetime | None) -> Iterator[tuple[datetime, str]]:
+    """The directories `date=YYYY-MM-DD` below `root`, in order."""
+    first = since.astimezone(timezone.utc).date() if since else None
+    last = until.astimezone(timezone.utc).date() if until else None
+    for name in sorted(_names(root)):
+        try:
+            day = datetime.strptime(name, "date=%Y-%m-%d").replace(tzinfo=timezone.utc)
+        except ValueError:
+            continue
+        if (first is None or day.date() >= first) and (last is None or day.date() <= last):
+            yield day, f"{root}/{name}"
 
 
 def _names(directory: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, shards
-from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.site.engine import connect, reason
 
 if TYPE_CHECKING:
     import duckdb
@@ -67,9 +68,9 @@ def verify(
     Raises: ShardError, if the shared directory cannot be read.
     """
     directories = shards.hour_dirs(shared, cluster, since, until)
-    ledgers = shards.hour_entries(str(shared / "ledger" / cluster), "hour=", since, until, ".parquet")
+    with contextlib.closing(connect(1)) as con:
+        ledgers, faults = index.known(con, shared, cluster, since, until)
     hours = sorted(directories.keys() | ledgers.keys())
-    faults: list[ShardError] = []
     balances: dict[str, dict[str, int]] = {name: {} for name in schema.ENERGY_COLUMNS}
     nodes: set[str] = set()
     count = waiting = 0
@@ -82,16 +83,16 @@ def verify(
             if files:
                 totals = _from_shards(con, files, cluster, hour, faults)
             if hour in ledgers:
-                found = _from_ledger(con, ledgers[hour], cluster, hour, faults)
-                if found is not None:
-                    made_of, stored = found
+                path = index.path_of(shared, cluster, hour, ledgers[hour])
+                stored = _from_ledger(con, hour, path, faults)
+                if stored is not None:
                     if not files:
                         totals = stored
-                        faults += _unbalanced(ledgers[hour], stored)
-                    elif made_of != shards.digest(files):
+                        faults += _unbalanced(path, stored)
+                    elif ledgers[hour].digest != shards.digest(files):
                         waiting += 1
                     else:
-                        faults += _unlike(ledgers[hour], stored, totals)
+                        faults += _unlike(path, stored, totals)
             elif files:
                 waiting += 1
             for (node, holder), sums in totals.items():
@@ -124,16 +125,11 @@ def _from_shards(
     return _totals(con, "grouped")
 
 
-def _from_ledger(
-    con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour: datetime, faults: list[ShardError]
-) -> tuple[str, Totals] | None:
+def _from_ledger(con: duckdb.DuckDBPyConnection, hour: datetime, path: str, faults: list[ShardError]) -> Totals | None:
     import duckdb
 
     try:
-        made_of = index.from_file(con, path, cluster, hour).digest
-        return made_of, _totals(con, f"read_parquet({quoted(path)}, hive_partitioning = false)")
-    except ShardError as fault:
-        faults.append(fault)
+        return _totals(con, index.source({hour: path}))
     except duckdb.Error as err:
         faults.append(ShardError(path, reason(err)))
     return None
