@@ -71,6 +71,21 @@ def inside(folder: Path, command: str, *, check: bool = True) -> subprocess.Comp
     return run("chroot", folder, "sh", "-ec", f"cd /src; export DEBIAN_FRONTEND=noninteractive; {command}", check=check)
 
 
+def copy_checkout(target: Path) -> None:
+    """The tracked files as they are now."""
+    target.mkdir(exist_ok=True)
+    files = run("git", "-C", CHECKOUT, "ls-files", "-z", "--deduplicate").stdout
+    packed = subprocess.Popen(
+        ["tar", "-C", CHECKOUT, "--null", "--files-from=-", "-cf", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    unpack = subprocess.Popen(["tar", "-C", target, "-xf", "-"], stdin=packed.stdout)
+    assert packed.stdin is not None
+    packed.stdin.write(files.encode())
+    packed.stdin.close()
+    if packed.wait() or unpack.wait():
+        raise LabError(f"the checkout cannot be copied to {target}")
+
+
 def furnish(folder: Path) -> None:
     """Slurm, the older database client, the checkout as it stands, and its environment."""
     source = folder / "src"
@@ -87,17 +102,15 @@ def furnish(folder: Path) -> None:
             "".join(f"{CLIENT}/{path.relative_to(client)}\n" for path in client.glob("usr/lib/*-linux-gnu"))
         )
         inside(folder, "ldconfig")
-    files = run("git", "-C", CHECKOUT, "ls-files", "-z", "--deduplicate").stdout
-    packed = subprocess.Popen(
-        ["tar", "-C", CHECKOUT, "--null", "--files-from=-", "-cf", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    unpack = subprocess.Popen(["tar", "-C", source, "-xf", "-"], stdin=packed.stdout)
-    assert packed.stdin is not None
-    packed.stdin.write(files.encode())
-    packed.stdin.close()
-    if packed.wait() or unpack.wait():
-        raise LabError(f"the checkout cannot be copied to {source}")
+    copy_checkout(source)
     inside(folder, "[ -d .venv ] || python3 -m venv .venv; .venv/bin/pip install -q -e '.[nvml,dev]'")
+
+
+def own_mounts(module: str) -> None:
+    """Begin again in a mount namespace of this program's own, unless it is in one."""
+    if OWN_NAMESPACE not in os.environ:
+        argv = ["unshare", "--mount", sys.executable, "-m", module, *sys.argv[1:]]
+        os.execvpe(argv[0], argv, os.environ | {OWN_NAMESPACE: "1"})
 
 
 def main() -> int:
@@ -106,12 +119,7 @@ def main() -> int:
     if os.geteuid() != 0 or not Path("/usr/sbin/debootstrap").exists():
         print("error: make compat needs root on Debian, and debootstrap (apt install debootstrap)", file=sys.stderr)
         return 1
-    if OWN_NAMESPACE not in os.environ:
-        os.execvpe(
-            "unshare",
-            ["unshare", "--mount", sys.executable, "-m", "tests.compat", *wanted],
-            os.environ | {OWN_NAMESPACE: "1"},
-        )
+    own_mounts("tests.compat")
     failed = 0
     for suite in wanted:
         folder = FOLDERS / suite
