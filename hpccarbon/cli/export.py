@@ -50,7 +50,6 @@ def command(
 
     from hpccarbon import config as configuration
     from hpccarbon.cli.output import working, write_whole
-    from hpccarbon.cli.shared import require_data
     from hpccarbon.report.frames import load_jobs
     from hpccarbon.report.render.jobrows import content
 
@@ -63,7 +62,6 @@ def command(
     zone, now = config.zone(), datetime.now(timezone.utc)
     begin, end = parse_month(month, zone, now) if month else (parse_time(since or "30d", zone, now), now)
     end = parse_time(until, zone, now) if until else end
-    require_data(config, cluster)
     with working("adding up jobs"):
         jobs = load_jobs(
             begin, end, users=listed(users), accounts=listed(accounts), config=config_path, cluster=cluster

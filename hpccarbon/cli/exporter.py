@@ -45,12 +45,10 @@ def command(
     The nodes' own metrics come from the daemon instead (daemon.textfile); see docs/dashboards.md.
     """
     from hpccarbon import config as configuration
-    from hpccarbon.cli.shared import require_data
 
     host, port = _address(listen)
     config = configuration.load(config_path)
     zone = reader_zone(config)
-    require_data(config, cluster)
     collector = Collector(config, cluster, zone, max_series)
     collector.refresh()
     registry = collector.registry()

@@ -13,7 +13,6 @@ import click
 import msgspec
 
 from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
-from hpccarbon.cli.shared import ledger_of
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.places import Places
@@ -104,6 +103,7 @@ def command(
     zone of report.timezone.
     """
     from hpccarbon import config as configuration
+    from hpccarbon.site.access import ledger_of
 
     config = configuration.load(config_path)
     format_ = format_ or _format_of(output)

@@ -119,19 +119,19 @@ def load_jobs(
         users, accounts, partitions: only these.
         config: the site's TOML file; None finds it as the commands do. cluster: another one of the shared directory.
 
-    Raises: ConfigError, ShardError as the commands; ValueError for a text that is no ISO time.
+    Raises: HpcCarbonError as the commands; ValueError for a text that is no ISO time.
     """
     from hpccarbon import config as configuration
     from hpccarbon.report.month import Period
+    from hpccarbon.site.access import ledger_of
     from hpccarbon.site.groups import Grouping
     from hpccarbon.site.jobtable import job_table
-    from hpccarbon.site.ledger import Ledger
 
     settings = configuration.load(Path(config) if config is not None else None)
     zone = settings.zone()
     begin = _moment(since, zone)
     end = datetime.now(timezone.utc) if until is None else _moment(until, zone)
-    ledger = Ledger(Path(settings.paths.shared_dir), cluster or settings.cluster, settings.report.timezone)
+    ledger = ledger_of(settings, cluster)
     try:
         period = Period(settings, ledger, begin, end)
         names = {"users": users, "accounts": accounts, "partitions": partitions}

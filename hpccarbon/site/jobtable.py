@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hpccarbon.site import jobs
 from hpccarbon.site.engine import quoted
 from hpccarbon.site.groups import SCALE, Factors, weigh
 from hpccarbon.site.ledger import Ledger, Selection
@@ -67,7 +66,7 @@ def job_table(ledger: Ledger, selection: Selection, factors: Factors | None = No
         in UTC; what nobody knows is null, and so are the grams of a job of which an hour has no factor.
     Raises: ShardError as `Ledger.energy`. Needs pyarrow.
     """
-    files = [file for cluster in ledger.clusters() for file in jobs.job_files(ledger.shared, cluster)]
+    files = ledger._job_files()
     records = _RECORDS.format(files=f"[{', '.join(map(quoted, files))}]") if files else _NO_RECORDS
     sql = _JOBS.format(used=_USED, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
 
