@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench accuracy golden docs site compat install-check node up down clean
+.PHONY: help setup system demo test lint bench accuracy golden docs site compat install-check node sample up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -69,6 +69,9 @@ node: setup ## one file for compute nodes, and its .deb and .rpm, in dist/; PYTH
 	$(PYTHON) -m venv build/node
 	build/node/bin/python slurm_scripts/deploy/build_node.py . dist/hpccarbon-node.pyz
 	$(BIN)/python slurm_scripts/deploy/build_packages.py dist/hpccarbon-node.pyz dist
+
+sample: setup ## record the sample ledger in the package anew, in the lab (12 minutes)
+	$(BIN)/python -m tests.lab.sample
 
 up: setup ## start the lab and leave it running (python -m tests.lab run CMD)
 	$(BIN)/python -m tests.lab up

@@ -16,11 +16,13 @@ from hpccarbon.errors import ConfigError
 
 DEFAULT_PATH = Path("/etc/hpccarbon/hpccarbon.toml")
 ENVIRONMENT = "HPCCARBON_CONFIG"
+BESIDE = "%c/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where things lie. `%n` in `state_dir`, `run_dir` and `daemon.root` becomes the node's name.
+    """Where things lie. `%n` in `state_dir`, `run_dir` and `daemon.root` becomes the node's name, `%c/` at the head of
+    `shared_dir` the directory of the file that says so.
 
     `state_dir` is node-local disk (the store), `run_dir` node-local and root's (job files, socket, pid), `shared_dir`
     is read by everyone who reports: `shards/`, `ledger/`, `jobs/` and `intensity/` lie below it.
@@ -321,7 +323,11 @@ def load(path: Path | None = None) -> Config:
         raise ConfigError(f"config {where}: no such file (see docs/install.md for an example)") from None
     except OSError as err:
         raise ConfigError(f"config {where}: {err.strerror}") from err
-    return parse(text, str(where))
+    config = parse(text, str(where))
+    if not config.paths.shared_dir.startswith(BESIDE):
+        return config
+    shared_dir = str(where.resolve().parent / config.paths.shared_dir.removeprefix(BESIDE))
+    return msgspec.structs.replace(config, paths=msgspec.structs.replace(config.paths, shared_dir=shared_dir))
 
 
 def parse(text: bytes | str, where: str = "config") -> Config:
@@ -392,7 +398,8 @@ def _check(config: Config, where: str) -> None:
             "daemon.textfile: must be absolute and end in .prom (node_exporter reads no other)",
         ),
         (
-            all(map(os.path.isabs, (config.paths.state_dir, config.paths.run_dir, config.paths.shared_dir))),
+            all(map(os.path.isabs, (config.paths.state_dir, config.paths.run_dir)))
+            and config.paths.shared_dir.startswith(("/", BESIDE)),
             "paths: must be absolute",
         ),
     )

@@ -78,6 +78,12 @@ def test_a_config_that_was_asked_for_must_exist(tmp_path: Path) -> None:
         config.load(tmp_path / "missing.toml")
 
 
+def test_the_shared_directory_may_lie_beside_the_config(tmp_path: Path) -> None:
+    site = tmp_path / "site.toml"
+    site.write_text('[paths]\nshared_dir = "%c/shared"\n')
+    assert config.load(site).paths.shared_dir == str(tmp_path / "shared")
+
+
 def test_every_default_is_a_valid_config() -> None:
     assert config.parse("") == config.Config()
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from hpccarbon.site.ledger import Ledger, Selection
-from tests.lab import Lab
+from tests.lab import Lab, gpus
 from tests.lab.cluster import unavailable
 from tests.stubs.nvml import build
 
@@ -32,22 +32,7 @@ def gpu_lab() -> Iterator[Lab]:
     lab = Lab(folder)
     try:
         lab.up(gpus=True, prefix=f"g{os.getpid()}n")
-        node = lab.names[1]
-        build.build(folder)
-        lines = ["driver 550.54\n"]
-        for minor in (2, 0, 3, 1):
-            lines.append(
-                f"gpu\nuuid GPU-{minor:08d}-0000-0000-0000-000000000000\npci 00000000:{minor + 1:02X}:00.0\nname Stub\n"
-                f"minor {minor}\narch 8\nenergy_mj 1000000\npower_mw {POWER_W[minor] * 1000}\n"
-                f"since_ns {time.clock_gettime_ns(time.CLOCK_BOOTTIME)}\nlimit_mw 400000\nmax_limit_mw 400000\n"
-            )
-        (folder / "nvml.state").write_text("".join(lines))
-        mark = lab.nodes[node].root / "dev" / "nvidiactl"
-        mark.parent.mkdir(exist_ok=True)
-        mark.touch()
-        lab.start_daemon(
-            node, env={"LD_LIBRARY_PATH": str(folder), "NVML_STUB_STATE": str(folder / "nvml.state")}, timeout=20
-        )
+        gpus.start_daemon(lab, POWER_W)
         time.sleep(2)
         yield lab
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -20,6 +21,24 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     metavar="PATH",
     help="The site's TOML file [default: $HPCCARBON_CONFIG, else /etc/hpccarbon/hpccarbon.toml].",
+)
+SAMPLE = Path(__file__).resolve().parent.parent / "sample" / "hpccarbon.toml"
+
+
+def _use_sample(ctx: click.Context, param: click.Parameter, asked: bool) -> None:
+    """From here on the configuration is the sample's, whatever the environment says."""
+    if asked:
+        os.environ["HPCCARBON_CONFIG"] = str(SAMPLE)
+        click.echo(f"the sample ledger of the package: {SAMPLE.with_name('README.md')}", err=True)
+
+
+demo_option = click.option(
+    "--demo",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_use_sample,
+    help="Read the sample ledger in the package, without a site.",
 )
 _AGO = re.compile(r"(\d{1,5})\s*(min|h|d|w)")
 _EVERY = re.compile(r"(\d{1,6}(?:\.\d+)?)\s*(s|min|h)?")

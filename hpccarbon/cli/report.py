@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import click
 import msgspec
 
-from hpccarbon.cli.common import config_option, listed, parse_month, parse_time, reader_zone, warn
+from hpccarbon.cli.common import config_option, demo_option, listed, parse_month, parse_time, reader_zone, warn
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.places import Places
@@ -75,6 +75,7 @@ Examples:
 @click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
 @click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by -o FILE's ending, else text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write to FILE.")
+@demo_option
 @config_option
 @click.pass_context
 def command(
