@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from hpccarbon.cli.common import config_option, duration, parse_time, reader_zone, warn
+from hpccarbon.cli.progress import shown
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from hpccarbon.config import Config
@@ -32,9 +33,21 @@ EXTRACTS_EVERY_S = 3600
 @click.option("--since", metavar="TIME", help="Only hours from here on; accounting is asked from here on, too.")
 @click.option("--until", metavar="TIME", help="Only hours before this.")
 @click.option(
-    "--executor", type=click.Choice(["local"]), default="local", show_default=True, help="Where hours are merged."
+    "--executor",
+    type=click.Choice(["local", "dask", "slurm"]),
+    default="local",
+    show_default=True,
+    help="Where hours are merged: on this machine, on a Dask scheduler's workers, on workers that run as Slurm jobs.",
 )
-@click.option("--workers", type=click.IntRange(1, 1024), help="Hours merged at once [default: one per core].")
+@click.option(
+    "--workers", type=click.IntRange(1, 1024), help="Hours merged at once [default: one per core; slurm: 4 jobs]."
+)
+@click.option("--scheduler", metavar="ADDRESS", help="With --executor dask: its address, such as tcp://head:8786.")
+@click.option(
+    "--slurm-option", multiple=True, metavar="OPTION", help="With --executor slurm: for sbatch, as --partition=short."
+)
+@click.option("--interface", metavar="NAME", help="With --executor slurm: network interface of the workers, as ib0.")
+@click.option("--no-pack", is_flag=True, help="Leave closed days as one file per hour.")
 @click.option("--no-accounting", is_flag=True, help="Do not ask Slurm for job records.")
 @click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
 def command(
@@ -45,26 +58,43 @@ def command(
     until: str | None,
     executor: str,
     workers: int | None,
+    scheduler: str | None,
+    slurm_option: tuple[str, ...],
+    interface: str | None,
+    no_pack: bool,
     no_accounting: bool,
     quiet: bool,
 ) -> None:
     """Merge the nodes' shards into the ledger, and fetch job records from Slurm's accounting.
 
     Only hours whose shards have changed are merged, each into one file that is replaced as a whole. A shard that cannot
-    be trusted is named, left out and counted; it stops no other. Running it twice changes nothing.
+    be trusted is named, left out and counted; it stops no other. Running it twice changes nothing. Days that ended two
+    days ago are packed into one file each, unless --since or --until say to look at a part only.
     """
     from datetime import datetime, timezone
 
     from hpccarbon.config import load
-    from hpccarbon.site.executor import open_crew
 
+    if (scheduler is not None) != (executor == "dask"):
+        raise click.UsageError("--scheduler ADDRESS and --executor dask go together")
+    if executor != "slurm" and (slurm_option or interface):
+        raise click.UsageError("--slurm-option and --interface go with --executor slurm")
     config = load(config_path)
     zone, now = reader_zone(config), datetime.now(timezone.utc)
     begin, end = (parse_time(text, zone, now) if text else None for text in (since, until))
-    with open_crew(executor, workers) as crew:
+    with _crew(config, executor, workers, scheduler, slurm_option, interface) as crew:
 
         def once(only_news: bool) -> bool:
-            return _once(config, crew, begin, end, accounting=not no_accounting, quiet=quiet, only_news=only_news)
+            return _once(
+                config,
+                crew,
+                begin,
+                end,
+                pack=not no_pack and begin is None and end is None,
+                accounting=not no_accounting,
+                quiet=quiet,
+                only_news=only_news,
+            )
 
         if watch:
             _watch(once, every)
@@ -73,12 +103,35 @@ def command(
             sys.exit(1)
 
 
+def _crew(
+    config: Config,
+    executor: str,
+    workers: int | None,
+    scheduler: str | None,
+    slurm_options: tuple[str, ...],
+    interface: str | None,
+) -> AbstractContextManager[Crew]:
+    if scheduler is not None:
+        from hpccarbon.site.remote import dask_crew
+
+        return dask_crew(scheduler)
+    if executor == "slurm":
+        from hpccarbon.site.remote import Batch, slurm_crew
+
+        scratch = Path(config.paths.shared_dir) / "ledger" / config.cluster
+        return slurm_crew(Batch(config.slurm, workers or 4, slurm_options, interface), scratch)
+    from hpccarbon.site.executor import open_crew
+
+    return open_crew(workers)
+
+
 def _once(
     config: Config,
     crew: Crew,
     since: datetime | None,
     until: datetime | None,
     *,
+    pack: bool,
     accounting: bool,
     quiet: bool,
     only_news: bool,
@@ -101,19 +154,26 @@ def _once(
         except HpcCarbonError as err:
             well = False
             click.echo(f"error: job records: {_inert(str(err))}", err=True)
-    with _bar(quiet) as progress:
+    with shown("hours", quiet=quiet) as progress:
         outcome = aggregate(
-            Path(config.paths.shared_dir), config.cluster, crew, since=since, until=until, progress=progress
+            Path(config.paths.shared_dir),
+            config.cluster,
+            crew,
+            since=since,
+            until=until,
+            pack_at=datetime.now(timezone.utc) if pack else None,
+            progress=progress,
         )
     for path, why in outcome.set_aside:
         warn(f"set aside {path}: {why}")
     for _, why in outcome.failed:
         click.echo(f"error: {_inert(why)}", err=True)
-    if not quiet and (outcome.hours or records or outcome.failed or not only_news):
+    if not quiet and (outcome.hours or outcome.packed or records or outcome.failed or not only_news):
         aside = f" ({len(outcome.set_aside)} set aside)" if outcome.set_aside else ""
         told = f", {_count(records, 'job record')}" if accounting else ""
         merged = f"{_count(outcome.hours, 'hour')} from {_count(outcome.shards, 'shard')}{aside}"
-        click.echo(f"aggregated {merged}{told}; {time.monotonic() - start:.1f} s")
+        packed = f", packed {_count(outcome.packed, 'day')}" if outcome.packed else ""
+        click.echo(f"aggregated {merged}{packed}{told}; {time.monotonic() - start:.1f} s")
     if config.privacy == "own":
         extracts.update(config, datetime.now(timezone.utc), EXTRACTS_EVERY_S if only_news else 0)
     if accounting and config.slurm.admin_comment:
@@ -164,20 +224,6 @@ def _watch(once: Callable[[bool], bool], every: float) -> None:
         sys.stdout.flush()
         only_news = True
         stop.wait(every)
-
-
-@contextlib.contextmanager
-def _bar(quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on a terminal; nothing, and nothing imported, where nobody watches."""
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("hours", total=None)
-        yield lambda done, of: progress.update(task, completed=done, total=of)
 
 
 def _inert(text: str) -> str:

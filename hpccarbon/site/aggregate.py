@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import as_completed
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -185,7 +185,7 @@ def aggregate(
                 entries[hour] = msgspec.structs.replace(before, directory_ns=changed_ns[hour])
         threads = crew.threads(len(stale))
         tasks = [HourTask(str(shared), cluster, hour, directory, threads) for hour, directory in stale.items()]
-        outcome = _run(tasks, crew.executor, progress, entries, changed_ns)
+        outcome = _run(tasks, crew, progress, entries, changed_ns)
         if entries:
             index.write(shared, cluster, entries)
         ready = days.closed(shared, cluster, pack_at) if pack_at else []
@@ -198,7 +198,7 @@ def aggregate(
 
 def _run(
     tasks: Sequence[HourTask],
-    executor: Executor,
+    crew: Crew,
     progress: Callable[[int, int], None],
     entries: dict[datetime, index.HourEntry],
     changed_ns: dict[datetime, int],
@@ -206,19 +206,26 @@ def _run(
     shards_read = 0
     set_aside: list[tuple[str, str]] = []
     failed: list[tuple[str, str]] = []
-    futures = {executor.submit(work, task): task for task in tasks}
+    futures = {crew.executor.submit(work, task): task for task in tasks}
     for done, future in enumerate(as_completed(futures), 1):
         task = futures[future]
         try:
             result = future.result()
         except HpcCarbonError as err:
-            failed.append((str(index.ledger_path(Path(task.shared), task.cluster, task.hour)), str(err)))
+            failed.append((_target(task), str(err)))
+        except crew.lost as err:
+            why = f"its workers were lost ({type(err).__name__}); the next run makes it"
+            failed.append((_target(task), f"hour {task.hour:%Y-%m-%d %H:00}: {why}"))
         else:
             entries[task.hour] = msgspec.structs.replace(result.entry, directory_ns=changed_ns[task.hour])
             shards_read += result.entry.shards
             set_aside += result.set_aside
         progress(done, len(tasks))
     return Outcome(len(tasks) - len(failed), shards_read, tuple(sorted(set_aside)), tuple(sorted(failed)))
+
+
+def _target(task: HourTask) -> str:
+    return str(index.ledger_path(Path(task.shared), task.cluster, task.hour))
 
 
 def _settled(directory: str, now_ns: int) -> int:

@@ -1,4 +1,7 @@
-"""Chooses where hours are merged: any `concurrent.futures.Executor` will do. Knows nothing about hours."""
+"""Says where hours are merged: any `concurrent.futures.Executor` will do. Knows nothing about hours.
+
+On this machine's cores here, on others in site/remote.py.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,14 @@ from collections.abc import Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import NamedTuple
 
-KINDS = ("local",)
-"""What `--executor` may name."""
-
 
 class Crew(NamedTuple):
-    """An executor, how many tasks it runs at once, and how many cores they share."""
+    """An executor, how many tasks it runs at once, how many cores they share, and how it says that a worker is lost."""
 
     executor: Executor
     workers: int
     cores: int
+    lost: tuple[type[BaseException], ...] = ()
 
     def threads(self, tasks: int) -> int:
         """How many threads each of so many tasks may use: one hour takes all cores, a backlog one each."""
@@ -30,17 +31,12 @@ def cores() -> int:
 
 
 @contextlib.contextmanager
-def open_crew(kind: str = "local", workers: int | None = None) -> Iterator[Crew]:
-    """The workers of one run. `local` is threads of this process: the engine works outside of Python's lock.
+def open_crew(workers: int | None = None) -> Iterator[Crew]:
+    """Threads of this process: the engine works outside of Python's lock.
 
     Args:
-        kind: one of KINDS.
         workers: tasks at once; None for one per core.
-
-    Raises: ValueError for an unknown kind.
     """
-    if kind not in KINDS:
-        raise ValueError(f"no executor {kind!r}; there is: {', '.join(KINDS)}")
     available = cores()
     count = workers or available
     with ThreadPoolExecutor(count, thread_name_prefix="aggregate") as executor:

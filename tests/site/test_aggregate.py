@@ -37,7 +37,7 @@ def folder() -> Iterator[Path]:
 
 
 def run(shared: Path, workers: int = 1) -> Any:
-    with open_crew("local", workers) as crew:
+    with open_crew(workers) as crew:
         return aggregate(shared, "alpha", crew)
 
 

@@ -25,7 +25,7 @@ H = timedelta(hours=1)
 
 
 def run(shared: Path, *, pack: bool = True) -> Outcome:
-    with open_crew("local", 1) as crew:
+    with open_crew(1) as crew:
         return aggregate(shared, "alpha", crew, pack_at=NOW if pack else None)
 
 
@@ -52,7 +52,7 @@ def test_closed_days_are_packed_and_say_the_same(tmp_path: Path) -> None:
 
 def test_a_day_that_may_still_change_is_left(tmp_path: Path) -> None:
     two_days(tmp_path)
-    with open_crew("local", 1) as crew:
+    with open_crew(1) as crew:
         outcome = aggregate(tmp_path, "alpha", crew, pack_at=DAY + timedelta(days=1) + days.PACK_AFTER)
     assert outcome.packed == 1
     assert files(tmp_path)[0] == "date=2026-02-28/day.parquet"

@@ -34,7 +34,7 @@ EVERYONE = Selection(holders=("job", "system", "unallocated", "meter"))
 
 
 def merged(shared: Path) -> Outcome:
-    with open_crew("local", 1) as crew:
+    with open_crew(1) as crew:
         return aggregate(shared, "alpha", crew)
 
 

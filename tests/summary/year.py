@@ -90,7 +90,7 @@ def build(folder: Path) -> Path:
     for hour in hours():
         for node in NODES:
             write(shared, rows_of(node, hour), hour=hour, node=node, cluster=fixed.CLUSTER)
-    with open_crew("local", 1) as crew:
+    with open_crew(1) as crew:
         aggregate(shared, fixed.CLUSTER, crew)
     _intensity(shared / "intensity")
     config = folder / "hpccarbon.toml"

@@ -1,0 +1,179 @@
+"""Hours merged on other machines are the same bytes; a worker that dies costs nothing; nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from bench.cluster import Site, build
+from hpccarbon.cli.aggregate import command
+from hpccarbon.config import Slurm
+from hpccarbon.errors import HpcCarbonError, SlurmError
+from hpccarbon.site.aggregate import aggregate
+from hpccarbon.site.executor import Crew, open_crew
+from hpccarbon.site.remote import Batch, dask_crew, slurm_crew
+from tests.lab import Lab
+
+pytest.importorskip("dask_jobqueue", reason="NO DASK: pip install 'hpccarbon[dask]'")
+pytest_plugins = ("tests.lab.fixture",)
+SITE = Site(nodes=4, hours=30, seed=5)
+Ledger = dict[str, bytes]
+
+
+@pytest.fixture(scope="module")
+def made_here(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Ledger]:
+    """A site, and its ledger as this process writes it."""
+    shared = tmp_path_factory.mktemp("site")
+    build(SITE, shared)
+    shared.chmod(0o755)
+    with open_crew(1) as crew:
+        aggregate(shared, SITE.cluster, crew)
+    return shared, taken(shared)
+
+
+def taken(shared: Path) -> Ledger:
+    """The ledger's bytes; removes it, so that it is made again."""
+    paths = sorted((shared / "ledger").rglob("*.parquet"))
+    content = {str(path.relative_to(shared)): path.read_bytes() for path in paths}
+    subprocess.run(["rm", "-r", str(shared / "ledger")], check=True)
+    return content
+
+
+def merge(shared: Path, crew: Crew, progress: Callable[[int, int], None] = lambda done, of: None) -> Ledger:
+    outcome = aggregate(shared, SITE.cluster, crew, progress=progress)
+    assert outcome.failed == ()
+    assert outcome.hours >= SITE.hours
+    return taken(shared)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    """A Dask scheduler with two workers of one thread each: processes of their own."""
+    import distributed
+
+    start: Any = distributed.LocalCluster
+    with start(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+def test_dask_writes_the_same_bytes(made_here: tuple[Path, Ledger], scheduler: str) -> None:
+    shared, expected = made_here
+    with dask_crew(scheduler) as crew:
+        assert (crew.workers, crew.threads(100), crew.threads(1)) == (2, 1, 2)
+        assert merge(shared, crew) == expected
+
+
+def test_a_dask_worker_killed_in_the_middle_costs_nothing(made_here: tuple[Path, Ledger], scheduler: str) -> None:
+    import distributed
+
+    connect: Any = distributed.Client
+    shared, expected = made_here
+    with connect(scheduler, set_as_default=False) as watcher, dask_crew(scheduler) as crew:
+        pids = list(watcher.run(os.getpid).values())
+
+        def kill_one(done: int, of: int) -> None:
+            if pids and done < of:
+                os.kill(pids.pop(), signal.SIGKILL)
+                pids.clear()
+
+        assert merge(shared, crew, kill_one) == expected
+        assert pids == []
+
+
+def test_a_set_aside_shard_is_named_by_a_worker_too(scheduler: str, tmp_path: Path) -> None:
+    build(Site(nodes=2, hours=1), tmp_path)
+    bad = sorted((tmp_path / "shards").rglob("*.parquet"))[0]
+    bad.write_bytes(b"PAR1")
+    (tmp_path / "ledger" / "synth" / "date=2026-03-02").parent.mkdir(parents=True)
+    with dask_crew(scheduler) as crew:
+        assert [path for path, _ in aggregate(tmp_path, "synth", crew).set_aside] == [str(bad)]
+    subprocess.run(["rm", "-r", str(tmp_path / "ledger")], check=True)
+    (tmp_path / "ledger" / "synth").mkdir(parents=True)
+    (tmp_path / "ledger" / "synth" / "date=2026-03-02").write_text("a file where a directory should be")
+    with dask_crew(scheduler) as crew:
+        ((_, why),) = aggregate(tmp_path, "synth", crew).failed
+    assert "may this user write the ledger" in why
+
+
+def test_a_scheduler_that_is_not_there() -> None:
+    with pytest.raises(HpcCarbonError, match="no answer"), dask_crew("tcp://127.0.0.1:1", connect_s=0.5):
+        pass
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--executor", "dask"], ["--scheduler", "tcp://x:1"], ["--slurm-option", "--partition=x"]]
+)
+def test_options_that_do_not_fit(arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, arguments)
+    assert result.exit_code == 2
+    assert "go" in result.stderr
+    assert "--executor" in result.stderr
+
+
+def batch(lab: Lab, *options: str) -> Batch:
+    return Batch(Slurm(conf=str(lab.dir / "slurm.conf")), 2, options, memory="500MiB")
+
+
+def worker_jobs(lab: Lab) -> list[str]:
+    names = lab.run(["squeue", "--noheader", "--format=%i %j %T"]).stdout.splitlines()
+    return [line.split()[0] for line in names if "hpccarbon-" in line and "COMPLETING" not in line]
+
+
+@pytest.mark.lab
+def test_slurm_runs_the_workers_and_a_killed_one_costs_nothing(lab: Lab, made_here: tuple[Path, Ledger]) -> None:
+    shared, expected = made_here
+    killed: list[str] = []
+
+    def kill_one(done: int, of: int) -> None:
+        if not killed and done > 1:
+            killed.extend(worker_jobs(lab)[:1])
+            lab.run(["scancel", "--signal=KILL", "--full", *killed])
+
+    scratch = shared / "scratch"
+    with slurm_crew(batch(lab), scratch) as crew:
+        assert merge(shared, crew, kill_one) == expected
+    assert killed
+    assert worker_jobs(lab) == []
+    assert list(scratch.iterdir()) == []
+
+
+@pytest.mark.lab
+def test_workers_are_removed_whatever_happens(lab: Lab, made_here: tuple[Path, Ledger]) -> None:
+    shared, _ = made_here
+    with pytest.raises(SlurmError, match="partition"), slurm_crew(batch(lab, "--partition=nosuch"), shared / "scratch"):
+        pass
+    code = f"""
+import time
+from pathlib import Path
+from hpccarbon.config import Slurm
+from hpccarbon.site.remote import Batch, slurm_crew
+settings = Slurm(conf={str(lab.dir / "slurm.conf")!r})
+with slurm_crew(Batch(settings, 1, memory="500MiB"), Path({str(shared / "scratch")!r})) as crew:
+    crew.executor.submit(time.sleep, 1).result()
+    print("ready", flush=True)
+    crew.executor.submit(time.sleep, 600).result()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        assert len(worker_jobs(lab)) == 1
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while worker_jobs(lab) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert worker_jobs(lab) == []
+    assert list((shared / "scratch").iterdir()) == []
