@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from hpccarbon.records import Channel, Run
 from hpccarbon.units import HOUR_S
 
 VERSION = 1
+Stored = TypeVar("Stored")
 _SYSTEM_ID, _UNALLOCATED_ID = 0, -1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -136,9 +137,32 @@ class Store:
             )
 
     def get(self, key: str) -> str | None:
-        """A remembered text."""
-        row = self._db.execute("SELECT value FROM state WHERE key = ?", (key,)).fetchone()
+        """A remembered text. Raises: StoreError."""
+        row = self._one("SELECT value FROM state WHERE key = ?", key)
         return row[0] if row else None
+
+    def _rows(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """What a question answers. Raises: StoreError, where the file is damaged: only a person can mend that."""
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except (sqlite3.Error, UnicodeDecodeError) as err:
+            raise self._damaged(err) from err
+
+    def _one(self, sql: str, *values: object) -> tuple[Any, ...] | None:
+        found = self._rows(sql, *values)
+        return found[0] if found else None
+
+    def _decoded(self, text: Any, kind: type[Stored]) -> Stored:
+        try:
+            return msgspec.json.decode(text, type=kind)
+        except (msgspec.ValidationError, msgspec.DecodeError, TypeError, UnicodeDecodeError) as err:
+            raise self._damaged(err) from err
+
+    def _damaged(self, err: Exception) -> StoreError:
+        return StoreError(
+            f"store {self.path}: damaged: {err} (move it away: the daemon begins a new one; what was sealed is in the"
+            " shards)"
+        )
 
     def _put(self, key: str, value: str) -> None:
         self._db.execute(
@@ -204,57 +228,65 @@ class Store:
         return int(row[0])
 
     def resume(self) -> tuple[Mark, dict[RunKey, Run]] | None:
-        """The last counters and the runs they know, or None for a new store."""
+        """The last counters and the runs they know, or None for a new store. Raises: StoreError, if it is damaged."""
         text = self.get("mark")
         if text is None:
             return None
-        mark = msgspec.json.decode(text, type=Mark)
+        mark = self._decoded(text, Mark)
         runs: dict[RunKey, Run] = {}
         for name in mark.groups:
             job_id, _, run = name.partition("/")
-            row = self._db.execute(
+            if not job_id.isdecimal():
+                raise self._damaged(ValueError(f"no run {name[:40]!r}"))
+            row = self._one(
                 "SELECT facts FROM run JOIN boot ON boot.id = run.boot WHERE boot_id = ? AND job_id = ? AND run = ?",
-                (mark.boot_id, int(job_id), run),
-            ).fetchone()
+                mark.boot_id,
+                int(job_id),
+                run,
+            )
             if row:
-                runs[int(job_id), run] = msgspec.json.decode(row[0], type=Run)
+                runs[int(job_id), run] = self._decoded(row[0], Run)
         return mark, runs
 
     def hours(self, *, unsealed: bool = False) -> list[Hour]:
         """Hours in the store, oldest first; with `unsealed` only those whose shard is behind."""
         where = "WHERE version > sealed" if unsealed else ""
-        rows = self._db.execute(
+        rows = self._rows(
             f"SELECT boot_id, hour, version, sealed FROM hour JOIN boot ON boot.id = hour.boot {where} ORDER BY hour"  # noqa: S608
         )
         return [Hour(*row) for row in rows]
 
     def shares(self, hour: Hour) -> Iterator[Row]:
         """The shares of one hour, by job and bucket."""
-        boot = self._db.execute("SELECT id FROM boot WHERE boot_id = ?", (hour.boot_id,)).fetchone()[0]
+        (boot,) = self._one("SELECT id FROM boot WHERE boot_id = ?", hour.boot_id) or (None,)
         runs: dict[int, tuple[Run, int | None, int | None]] = {}
         first = hour.hour * HOUR_S
-        for bucket, run_id, *energies in self._db.execute(
+        for bucket, run_id, *energies in self._rows(
             "SELECT bucket, run, cpu_uj, dram_uj, gpu_uj, other_uj, idle_uj, modelled_uj, cpu_time_ns, present_us, "
             "covered_us FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?",
-            (boot, first, first + HOUR_S),
+            boot,
+            first,
+            first + HOUR_S,
         ):
             if run_id <= 0:
                 yield Row(bucket, "system" if run_id == _SYSTEM_ID else "unallocated", None, None, None, *energies)
                 continue
             if run_id not in runs:
-                facts, cores, gpus = self._db.execute(
-                    "SELECT facts, cores, gpus FROM run WHERE id = ?", (run_id,)
-                ).fetchone()
-                runs[run_id] = (msgspec.json.decode(facts, type=Run), cores, gpus)
+                found = self._one("SELECT facts, cores, gpus FROM run WHERE id = ?", run_id)
+                if found is None:
+                    raise self._damaged(ValueError(f"shares of a run that is not there ({run_id})"))
+                runs[run_id] = (self._decoded(found[0], Run), found[1], found[2])
             yield Row(bucket, "job", *runs[run_id], *energies)
 
     def meters(self, hour: Hour) -> Iterator[MeterRow]:
         """What the meters counted in one hour."""
         first = hour.hour * HOUR_S
-        for row in self._db.execute(
+        for row in self._rows(
             "SELECT bucket, channel, component, modelled, energy_uj, covered_us FROM meter "
             "JOIN boot ON boot.id = meter.boot WHERE boot_id = ? AND bucket >= ? AND bucket < ?",
-            (hour.boot_id, first, first + HOUR_S),
+            hour.boot_id,
+            first,
+            first + HOUR_S,
         ):
             yield MeterRow(*row)
 

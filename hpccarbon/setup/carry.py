@@ -191,7 +191,7 @@ class Machine:
             return msgspec.json.decode(self._journal.read_bytes(), type=list[Entry])
         except FileNotFoundError:
             return []
-        except (OSError, msgspec.DecodeError) as err:
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as err:
             raise HpcCarbonError(f"cannot read {self._journal}: {err} (remove by hand: docs/install.md)") from err
 
     def _note(self, entry: Entry) -> None:

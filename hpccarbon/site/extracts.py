@@ -144,7 +144,7 @@ def _when(path: Path) -> float:
 def _made(root: Path) -> dict[str, str]:
     try:
         return msgspec.json.decode((root / _MADE).read_bytes(), type=dict[str, str])
-    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError):
+    except (FileNotFoundError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
         return {}
 
 

@@ -211,7 +211,7 @@ def read(shared: Path, cluster: str, months: Iterable[str]) -> dict[int, HourEnt
         try:
             text = _index_path(shared, cluster, month).read_bytes()
             found = msgspec.json.decode(text, type=list[HourEntry])
-        except (OSError, msgspec.ValidationError, msgspec.DecodeError):
+        except (OSError, msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
             continue
         entries.update((one.hour_s, one) for one in found)
     return entries

@@ -295,7 +295,7 @@ def noted(day: Path) -> dict[str, PackedHour]:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, PackedHour])
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError) as err:
+    except (OSError, msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as err:
         raise ShardError(path, f"the note of what was packed cannot be read: {err}") from err
 
 

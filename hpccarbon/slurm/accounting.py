@@ -45,6 +45,7 @@ FIELDS = (
 MAX_IDS = 1_000
 """Job ids per command line."""
 _CHUNK = timedelta(days=1)
+_INT32, _INT64 = 2**31, 2**63
 _ABSENT = frozenset(("", "Unknown", "None", "N/A", "None assigned", "(null)", "INVALID"))
 _CPU_TIME = re.compile(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)(?:\.(\d{1,6}))?", re.ASCII)
 _DAYS_HOURS = re.compile(r"(\d+)-(\d+)(?::(\d+))?", re.ASCII)
@@ -134,7 +135,7 @@ def parse_sacct(text: str, delimiter: str) -> list[JobRecord]:
         if "." in row["JobIDRaw"]:
             continue
         record = _record(row)
-        if record.start is not None:
+        if record.start is not None and 0 <= record.job_id < _INT64:
             records.append(record)
     return records
 
@@ -162,8 +163,8 @@ def _record(row: Mapping[str, str]) -> JobRecord:
             start=start,
             end=end,
             elapsed_s=_integer(row["ElapsedRaw"]),
-            alloc_nodes=_integer(row["AllocNodes"]),
-            alloc_cores=_integer(row["AllocCPUS"]),
+            alloc_nodes=_integer(row["AllocNodes"], _INT32),
+            alloc_cores=_integer(row["AllocCPUS"], _INT32),
             alloc_tres=_word(row["AllocTRES"]),
             total_cpu_us=parse_time_us(row["TotalCPU"]),
             # Without an energy plugin Slurm prints 0: it does not know, and no job uses nothing.
@@ -189,8 +190,10 @@ def _word(text: str) -> str | None:
     return None if text in _ABSENT else text
 
 
-def _integer(text: str) -> int | None:
-    return None if text in _ABSENT else int(text)
+def _integer(text: str, limit: int = _INT64) -> int | None:
+    """A number; None where there is none, or one that no machine has: one odd job must not stop all others."""
+    value = -1 if text in _ABSENT else int(text)
+    return value if 0 <= value < limit else None
 
 
 def _energy(text: str) -> int | None:
@@ -225,7 +228,8 @@ def parse_time_us(text: str) -> int | None:
             raise ValueError(f"{text!r} is no time like [DD-[HH:]]MM:SS")
         days, hours, minutes, seconds = int(rough.group(1)), int(rough.group(2)), int(rough.group(3) or 0), 0
         fraction = "0"
-    return (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000 + int(fraction)
+    whole = (((days * 24 + hours) * 60 + minutes) * 60 + seconds) * 1_000_000 + int(fraction)
+    return whole if whole < _INT64 else None
 
 
 def numbered(records: Iterable[JobRecord]) -> list[JobRecord]:

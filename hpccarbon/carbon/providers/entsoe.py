@@ -226,7 +226,7 @@ def parse_generation(reply: bytes, area: str) -> list[Generation]:
         raise Malformed(f"{NAME}: the reply declares entities, which no document of the platform does")
     try:
         root = ET.fromstring(reply)  # noqa: S314 - no entities, by the line above
-    except ET.ParseError as err:
+    except (ET.ParseError, LookupError, ValueError) as err:  # the last two: an encoding that nobody knows
         raise Malformed(f"{NAME}: the reply is no XML ({err})") from None
     kind = _local(root.tag)
     if kind == "Acknowledgement_MarketDocument":

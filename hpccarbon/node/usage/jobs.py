@@ -16,6 +16,8 @@ _FILE = re.compile(r"(?P<job>\d{1,18})\.(?P<restart>\d{1,9})(?:\.(?P<again>\d{1,
 _LINE = re.compile(r"(SLURM[A-Z_]*)=(.*)")
 _SIZE_LIMIT = 65536
 _TEXT_LIMIT = 256
+_MOST_CORES = 1 << 20
+_MOST_GPUS = 1024
 
 
 class JobFile(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ def facts(file: JobFile, node: str) -> Run:
         account=_text(values.get("SLURM_JOB_ACCOUNT")),
         partition=_text(values.get("SLURM_JOB_PARTITION")),
         alloc_cores=_cores(values.get("SLURM_JOB_CPUS_PER_NODE"), nodelist, values.get("SLURMD_NODENAME") or node),
-        alloc_gpus=tuple(part for part in values.get("SLURM_JOB_GPUS", "").split(",") if part),
+        alloc_gpus=_gpus(values.get("SLURM_JOB_GPUS", "")),
         restart=file.restart,
         sluid=_text(values.get("SLURM_JOB_SLUID")),
     )
@@ -113,9 +115,15 @@ def _cores(text: str | None, nodelist: str, node: str) -> int | None:
     if not text:
         return None
     try:
-        return cpus_on_node(text, nodelist, node)
+        cores = cpus_on_node(text, nodelist, node)
     except ValueError:
         return None
+    return cores if 0 < cores <= _MOST_CORES else None
+
+
+def _gpus(text: str) -> tuple[str, ...]:
+    names = tuple(name for name in text.split(",") if name)
+    return names if len(names) <= _MOST_GPUS else ()
 
 
 def _integer(text: str | None) -> int | None:

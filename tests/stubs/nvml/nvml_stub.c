@@ -66,7 +66,7 @@ static int load(struct state *s) {
       g->limit_mw = g->max_limit_mw = ABSENT;
       g->minor = s->gpus - 1;
       g->arch = NVML_DEVICE_ARCH_AMPERE;
-    } else if (!strcmp(key, "driver")) strcpy(s->driver, rest);
+    } else if (!strcmp(key, "driver")) snprintf(s->driver, sizeof s->driver, "%.79s", rest);
     else if (!strcmp(key, "error") && s->errors < MOST) {
       sscanf(rest, "%79s %d", s->error[s->errors].name, &s->error[s->errors].code);
       s->errors++;
