@@ -27,6 +27,7 @@ from hpccarbon.site import index, packs, shards
 from hpccarbon.site.aggregate import aggregate, aggregate_hour
 from hpccarbon.site.executor import open_crew
 from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.site.verify import verify
 from hpccarbon.units import NS_PER_S
 from tests import hostile
 from tests.fuzz.target import Check, WrongTotal
@@ -202,7 +203,7 @@ def ledger(room: Path) -> Iterator[Check]:
     path = index.ledger_path(shared, "alpha", maker.HOUR)
     files = (path, shared / "ledger/alpha/.index/2026-03.json")
     good = [file.read_bytes() for file in files]
-    truth = Ledger(shared, "alpha").energy(EVERYONE, ("hour", "holder"))
+    truth = _energies(Ledger(shared, "alpha"))
 
     def check(data: bytes) -> None:
         for file, content in zip(files, good, strict=True):
@@ -210,13 +211,19 @@ def ledger(room: Path) -> Iterator[Check]:
         files[(data[:1] or b"\0")[0] % 2].write_bytes(data[1:])
         with contextlib.closing(Ledger(shared, "alpha")) as asked:
             try:
-                rows = asked.energy(EVERYONE, ("hour", "holder"))
+                rows = _energies(asked)
             except ShardError:
                 return
-            if rows != truth and not asked.faults:
-                raise WrongTotal("another total, and no fault was named")
+            # Parquet has no checksum: a bit that turned within a value is found by who adds up the meters.
+            if rows != truth and not asked.faults and not verify(shared, "alpha").faults:
+                raise WrongTotal("another total, and neither the reader nor `verify` names a fault")
 
     yield check
+
+
+def _energies(asked: Ledger) -> list[tuple[object, ...]]:
+    rows = asked.energy(EVERYONE, ("hour", "holder"))
+    return [(*row.key, row.energy_uj, row.cpu_uj, row.idle_uj, row.modelled_uj, row.cpu_time_us) for row in rows]
 
 
 def ledger_seeds() -> list[bytes]:

@@ -278,14 +278,16 @@ def _value(nvml: ModuleType, card: _Card) -> int | str:
 def _card(nvml: ModuleType, index: int) -> _Card:
     """Identify a GPU and try how its energy can be read. Raises: NVMLError where it cannot be identified."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    uuid = _text(nvml.nvmlDeviceGetUUID(handle))
+    uuid = _text(_ask(nvml, "nvmlDeviceGetUUID", handle) or "")
+    if not uuid:
+        raise nvml.NVMLError(nvml.NVML_ERROR_UNKNOWN)
     name = _text(_ask(nvml, "nvmlDeviceGetName", handle) or "GPU")
     arch = _ask(nvml, "nvmlDeviceGetArchitecture", handle)
     pci = _ask(nvml, "nvmlDeviceGetPciInfo", handle)
     gpu = Gpu(
         uuid=uuid,
         minor=_ask(nvml, "nvmlDeviceGetMinorNumber", handle),
-        pci=_text(pci.busId).lower() if pci is not None else "",
+        pci=_bus(pci),
         name=name,
         slices=_slices(nvml, handle),
     )
@@ -364,6 +366,8 @@ def _ask(nvml: ModuleType, function: str, *arguments: Any) -> Any:
         if err.value in (nvml.NVML_ERROR_GPU_IS_LOST, nvml.NVML_ERROR_RESET_REQUIRED):
             raise
         return None
+    except UnicodeDecodeError:
+        return None  # pynvml decodes names itself
 
 
 def _reason(nvml: ModuleType, err: Any) -> str:
@@ -379,6 +383,13 @@ def _reason(nvml: ModuleType, err: Any) -> str:
 
 def _text(value: str | bytes) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+
+
+def _bus(pci: Any) -> str:
+    try:
+        return _text(pci.busId).lower() if pci is not None else ""
+    except UnicodeDecodeError:
+        return ""
 
 
 def _failing(zone: str, detail: str, advice: str) -> Finding:
