@@ -36,10 +36,12 @@ FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
     Entry("summary", "hpccarbon.cli.summary", "A month of the cluster: a page, and the same as data."),
+    Entry("publish", "hpccarbon.cli.publish", "A static site of months, accounts and users."),
     Entry("exporter", "hpccarbon.cli.exporter", "Serve the cluster's metrics for Prometheus."),
     Entry("retention", "hpccarbon.cli.retention", "Pack and remove raw shards that the ledger provably holds."),
     Entry("annotate", "hpccarbon.cli.annotate", "Write jobs' summaries into Slurm's AdminComment."),
     Entry("verify", "hpccarbon.cli.verify", "Prove that jobs, system and unallocated add up to the meters."),
+    Entry("audit", "hpccarbon.cli.audit", "Cross-check a month with Slurm's accounting, job by job."),
 )
 COMMANDS: dict[str, Entry] = {entry.name: entry for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}
 

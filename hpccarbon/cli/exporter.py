@@ -105,7 +105,7 @@ class Collector:
 
         begin, now = time.monotonic(), datetime.now(timezone.utc)
         with open_ledger(self._config, self._cluster) as ledger:
-            self._known = snapshot(self._config, ledger, parse_month("this", self._zone, now), now, self._zone)
+            self._known = snapshot(self._config, ledger, parse_month("this", self._zone, now), now)
         self._took_s = time.monotonic() - begin
 
     def failed(self) -> None:

@@ -13,6 +13,7 @@ import click
 import msgspec
 
 from hpccarbon.cli.common import config_option, demo_option, listed, parse_month, parse_time, reader_zone, warn
+from hpccarbon.cli.output import screen_of
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.places import Places
@@ -33,7 +34,6 @@ DEFAULT_SINCE = "30d"
 MAX_MINUTE_HOURS = 6
 MAX_MINUTE_SHARDS = 256
 """Power by the minute opens a shard per node and hour: a longer or wider job is drawn by the hour, from the ledger."""
-MAX_WIDTH = 120
 
 EXAMPLES = """
 \b
@@ -381,14 +381,14 @@ def _budgets(config: Config, ledger: Ledger, now: datetime, format_: Format, out
     """Show the budgets in their periods around now; returns the exit status, which tells cron of the worst."""
     from hpccarbon.errors import ConfigError
     from hpccarbon.report.budget import BudgetReport, exit_status
-    from hpccarbon.report.month import budgets
+    from hpccarbon.report.month import Period, budgets
     from hpccarbon.report.render.budgets import content
 
     if not config.budgets:
         raise ConfigError("no budget is configured: add a table [budgets.NAME] (docs/reports.md)")
-    lines = budgets(config, ledger, now, now, zone)
+    lines = budgets(Period(config, ledger, now, now), now, now)
     report = BudgetReport(cluster=ledger.cluster or "", timezone=config.report.timezone, at=now, budgets=lines)
-    _write(content(report, format_, _screen(output, zone)), output)
+    _write(content(report, format_, screen_of(zone, output)), output)
     return exit_status(lines)
 
 
@@ -496,7 +496,7 @@ def _emit(report: JobReport | UsageReport, format_: Format, output: Path | None,
 
     missing = report.missing if isinstance(report, JobReport) else []
     if format_ == "json" or not (isinstance(report, JobReport) and not report.jobs):
-        _write(_content(report, format_, _screen(output, zone), top), output)
+        _write(_content(report, format_, screen_of(zone, output), top), output)
     from hpccarbon.report.render.inert import inert
 
     sys.stdout.flush()
@@ -517,18 +517,6 @@ def _content(report: JobReport | UsageReport, format_: Format, screen: Screen, t
     if format_ == "json":
         return files.json_text(report)
     return files.csv_text(report).encode() if format_ == "csv" else files.parquet_bytes(report)
-
-
-def _screen(output: Path | None, zone: Any) -> Screen:
-    import shutil
-
-    from hpccarbon.report.render.text import Screen
-
-    live = output is None and sys.stdout.isatty()
-    colour = live and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    # Without a terminal get_terminal_size answers with COLUMNS, else 80.
-    width = 80 if output is not None else shutil.get_terminal_size().columns
-    return Screen(max(40, min(width, MAX_WIDTH)), colour, zone)
 
 
 def _write(content: str | bytes, output: Path | None) -> None:

@@ -7,7 +7,7 @@ to be read. Grams are gauges: better intensities may lower them, which a counter
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpccarbon.report.budget import BudgetLine
@@ -44,7 +44,7 @@ class Snapshot(NamedTuple):
     faults: int
 
 
-def snapshot(config: Config, ledger: Ledger, month: tuple[datetime, datetime], now: datetime, zone: tzinfo) -> Snapshot:
+def snapshot(config: Config, ledger: Ledger, month: tuple[datetime, datetime], now: datetime) -> Snapshot:
     """Ask the ledger. Raises: ShardError, if the shared directory cannot be read."""
     period = Period(config, ledger, *month)
     whole, holders, accounts, partitions = period.groups(
@@ -66,7 +66,7 @@ def snapshot(config: Config, ledger: Ledger, month: tuple[datetime, datetime], n
         partitions=[one for one in partitions if one.energy.key[0] == "job"],
         whole=whole[0] if whole else None,
         intensity_g_per_kwh=None if hour is None else intensity[hour],
-        budgets=budgets(config, ledger, now, now, zone),
+        budgets=budgets(period, now, now),
         faults=len(ledger.faults),
     )
 

@@ -33,9 +33,11 @@ class Period:
     A zone that is not known takes the grams away, not the energy; `fault` then says why.
     """
 
-    def __init__(self, config: Config, ledger: Ledger, since: datetime, until: datetime) -> None:
+    def __init__(
+        self, config: Config, ledger: Ledger, since: datetime, until: datetime, places: Places | None = None
+    ) -> None:
         self.config, self.ledger, self.since, self.until = config, ledger, since, until
-        self.places = Places(config.carbon, config.shared("intensity"))
+        self.places = places or Places(config.carbon, config.shared("intensity"))
         self.fault: CarbonError | None = None
         self._stand: dict[str, tuple[str | None, str | None]] = {}
         self.factors = self._make()
@@ -87,13 +89,15 @@ class Period:
         return hours
 
     def _make(self) -> Factors | None:
-        hours = self._hours()
         try:
-            by_place = {place: self.places.factors(place).mapping(hours) for place in ("", *self.config.carbon.places)}
+            zones = [self.places.factors(place).zone for place in ("", *self.config.carbon.places)]
         except CarbonError as err:
             self.fault = err
             return None
-        return Factors(self._place_of, by_place) if any(by_place.values()) else None
+        return Factors(self._place_of, self._mapping) if any(zones) else None
+
+    def _mapping(self, place: str, hours: Sequence[datetime]) -> dict[datetime, float]:
+        return self.places.factors(place).mapping(hours)
 
     def _place_of(self, node: str | None, partition: str | None) -> str:
         place = self.places.place_of(node, partition)
@@ -108,21 +112,21 @@ def _by_place(hours: Iterable[Group]) -> Iterable[tuple[datetime, str, int]]:
         yield at, str(place), one.energy.energy_uj
 
 
-def totals(config: Config, ledger: Ledger, since: datetime, until: datetime, **narrowed: tuple[str, ...]) -> Figures:
-    """What a period used in all, or what is left of it when narrowed to accounts, users, ..."""
-    period = Period(config, ledger, since, until)
+def totals(period: Period, since: datetime, until: datetime, **narrowed: tuple[str, ...]) -> Figures:
+    """What another period than `period` used in all, or what is left of it when narrowed to accounts, users, ..."""
+    period = Period(period.config, period.ledger, since, until, period.places)
     holders = {"holders": ("job",)} if narrowed else {}
     (found,) = period.groups([Grouping((), counted=False)], period.selection(**narrowed, **holders))
     return added([one.energy for one in found])
 
 
-def budgets(config: Config, ledger: Ledger, at: datetime, now: datetime, zone: tzinfo) -> list[BudgetLine]:
-    """Every budget of the configuration in its period around `at`, up to `now`."""
-    made = []
-    for name, budget in config.budgets.items():
+def budgets(period: Period, at: datetime, now: datetime) -> list[BudgetLine]:
+    """Every budget of the configuration in its own period around `at`, up to `now`. `period` is where from to ask."""
+    made, zone = [], period.config.zone()
+    for name, budget in period.config.budgets.items():
         since, until = period_of(budget, at, zone)
         narrowed = {"accounts": budget.accounts} if budget.accounts else {}
-        figures = totals(config, ledger, since, until, **narrowed)
+        figures = totals(period, since, until, **narrowed)
         made.append(budget_line(name, budget, (since, until), now, figures))
     return made
 
@@ -158,7 +162,7 @@ def summary(
     faults = set_aside(ledger.faults)
     user_lines = build.lines(users, total_uj)
     before = [
-        build.compared(label, f"{begin:%Y-%m}", totals(config, ledger, begin, end), figures)
+        build.compared(label, f"{begin:%Y-%m}", totals(period, begin, end), figures)
         for label, begin, end in _earlier(since, zone)
     ]
     total = build.Line(
@@ -187,7 +191,7 @@ def summary(
         total=total,
         holders=build.holder_lines(holders, total_uj),
         compared=before,
-        budgets=budgets(config, ledger, since, min(until, now), zone),
+        budgets=budgets(period, since, min(until, now)),
         accounts=build.lines(accounts, total_uj),
         users=user_lines,
         partitions=build.lines(partitions, total_uj),

@@ -34,10 +34,13 @@ _ENERGY = "coalesce(cpu_uj, 0) + coalesce(dram_uj, 0) + coalesce(gpu_uj, 0) + co
 
 
 class Factors(NamedTuple):
-    """What turns energy into grams: a place for every node and partition, and g CO2e per metered kWh of its hours."""
+    """What turns energy into grams: a place for every node and partition, and g CO2e per metered kWh of its hours.
+
+    `g_per_kwh` is asked once for each place, with the hours that hold data; an hour it leaves out has no grams.
+    """
 
     place_of: Callable[[str | None, str | None], str]
-    g_per_kwh: Mapping[str, Mapping[datetime, float]]
+    g_per_kwh: Callable[[str, Sequence[datetime]], Mapping[datetime, float]]
 
 
 class Grouping(NamedTuple):
@@ -82,12 +85,13 @@ def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factor
     """The tables `standing` (node, partition -> place) and `weights` (hour, place -> g/kWh × scale)."""
     pairs = con.execute('SELECT DISTINCT node, "partition" FROM selected').fetchall()
     standing = [(node, partition, factors.place_of(node, partition) if factors else "") for node, partition in pairs]
-    weights = [
-        (int(hour.timestamp()) // HOUR_S, place, round(factor * SCALE))
-        for place, by_hour in (factors.g_per_kwh.items() if factors else ())
-        for hour in hours
-        if (factor := by_hour.get(hour)) is not None
-    ]
+    weights = []
+    if factors is not None:
+        for place in sorted({place for *_, place in standing}):
+            by_hour = factors.g_per_kwh(place, hours)
+            weights += [
+                (int(hour.timestamp()) // HOUR_S, place, round(factor * SCALE)) for hour, factor in by_hour.items()
+            ]
     _table(con, "standing", {"node": "VARCHAR", '"partition"': "VARCHAR", "place": "VARCHAR"}, standing)
     _table(con, "weights", {"hour_n": "BIGINT", "place": "VARCHAR", "scaled": "BIGINT"}, weights)
     con.execute(f"""

@@ -25,7 +25,7 @@ def by_place(node: str | None, partition: str | None) -> str:
 
 
 def factors(hours: list[datetime], north: float = 10.0) -> Factors:
-    return Factors(by_place, {"": dict.fromkeys(hours, 400.0), "north": dict.fromkeys(hours, north)})
+    return Factors(by_place, lambda place, asked: dict.fromkeys(set(asked) & set(hours), north if place else 400.0))
 
 
 @pytest.mark.parametrize("by", [(), ("holder",), ("user",), ("holder", "account"), ("node", "holder"), ("hour", "job")])

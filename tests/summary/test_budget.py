@@ -15,7 +15,7 @@ from hpccarbon.config import Budget
 from hpccarbon.errors import ConfigError
 from hpccarbon.report.budget import BudgetReport, budget_line, exit_status, period_of
 from hpccarbon.report.figures import Figures, added
-from hpccarbon.report.month import budgets
+from hpccarbon.report.month import Period, budgets
 from hpccarbon.report.render.budgets import content
 from hpccarbon.report.render.text import Screen
 from hpccarbon.site.ledger import Ledger
@@ -85,7 +85,7 @@ def test_a_budget_that_contradicts_itself_is_wrong_configuration(text: str) -> N
 
 @pytest.mark.parametrize("kind", ["text", "json", "csv"])
 def test_as_reviewed(site: Path, ledger: Ledger, kind: str) -> None:
-    lines = budgets(configuration.load(site), ledger, AT, AT, BERLIN)
+    lines = budgets(Period(configuration.load(site), ledger, AT, AT), AT, AT)
     report = BudgetReport(cluster="alpha", timezone="Europe/Berlin", at=AT, budgets=lines)
     said = content(report, kind, Screen(80, False, BERLIN))  # type: ignore[arg-type]
     assert isinstance(said, str)

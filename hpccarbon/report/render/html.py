@@ -43,8 +43,12 @@ def no_link(kind: str, name: str | None) -> str | None:
     return None
 
 
-def month_page(summary: Summary, link: Link = no_link) -> str:
-    """The page of a month. Raises: HpcCarbonError, if what draws it is not installed."""
+def month_page(summary: Summary, link: Link = no_link, data: str = "") -> str:
+    """The page of a month. Raises: HpcCarbonError, if what draws it is not installed.
+
+    Args:
+        data: where the month's CSV, Parquet and JSON files lie, as seen from the page.
+    """
     return render(
         "month.html.j2",
         summary=summary,
@@ -53,6 +57,7 @@ def month_page(summary: Summary, link: Link = no_link) -> str:
         units=_units(summary),
         link=link,
         max_lines=MAX_LINES,
+        data=data,
     )
 
 
@@ -129,17 +134,18 @@ def _charts(summary: Summary) -> dict[str, str]:
     """The page's charts; the wide ones twice, for wide and narrow windows."""
     drawn = {}
     if any(day.job_uj or day.system_uj or day.unallocated_uj for day in summary.days):
-        drawn["days"] = _twice(charts.stacked_days, *_day_rows(summary.days))
+        drawn["days"] = twice(charts.stacked_days, *_day_rows(summary.days))
         drawn["power"] = _power_chart(summary)
     known = [day for day in summary.days if day.intensity_g_per_kwh is not None]
     if known:
         rows = charts.rows("day", "value", "low", "high", "tip", values=map(_intensity_row, known))
-        drawn["intensity"] = _twice(charts.band_days, rows, "g CO2e per kWh of the grid")
+        drawn["intensity"] = twice(charts.band_days, rows, "g CO2e per kWh of the grid")
         drawn["intensity_hours"] = _intensity_by_hour(summary)
     return drawn
 
 
-def _twice(draw: Callable[..., str], *given: Any) -> str:
+def twice(draw: Callable[..., str], *given: Any) -> str:
+    """A chart for wide windows and one for narrow ones; the page's style shows one of them."""
     wide, narrow = draw(*given), draw(*given, charts.NARROW)
     return f'<div class="in-wide">{wide}</div><div class="in-narrow">{narrow}</div>'
 
