@@ -1,0 +1,93 @@
+"""Every command block of the documentation says where it runs, and runs there.
+
+The line above a block of `sh` says it: `<!-- runs: sample -->`, on a copy of the package's sample ledger;
+`<!-- runs: lab -->`, in the private Slurm cluster; or `<!-- runs: NOT HERE, REASON -->`. Later blocks of a page find what earlier ones left.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from hpccarbon.cli.common import SAMPLE
+from tests.lab.cluster import Lab
+
+pytest_plugins = ("tests.lab.fixture",)
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md"))]
+_BLOCK = re.compile(r"(?:^<!-- runs: (?P<where>.*?) -->\n)?^```(?:sh|console|bash)\n(?P<text>.*?)^```$", re.M | re.S)
+
+
+class Block(NamedTuple):
+    """A command block: its page, the line it begins at, where it says it runs, its text."""
+
+    page: Path
+    line: int
+    where: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.relative_to(CHECKOUT)}:{self.line}"
+
+
+def blocks() -> Iterator[Block]:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for found in _BLOCK.finditer(text):
+            yield Block(page, text.count("\n", 0, found.start()) + 1, found["where"] or "", found["text"])
+
+
+BLOCKS = list(blocks())
+
+
+def pages_with(where: str) -> list[str]:
+    return sorted({str(block.page.relative_to(CHECKOUT)) for block in BLOCKS if block.where == where})
+
+
+def test_every_block_says_where_it_runs() -> None:
+    silent = [
+        block.name for block in BLOCKS if block.where not in ("sample", "lab") and "NOT HERE, " not in block.where
+    ]
+    assert silent == []
+
+
+def script(page: str, where: str) -> str:
+    """A page's blocks of one kind as one script; `hpccarbon` is the one that belongs to this Python."""
+    texts = [block.text for block in BLOCKS if block.where == where and str(block.page.relative_to(CHECKOUT)) == page]
+    return "set -ex\n" + "\n".join(texts)
+
+
+@pytest.mark.parametrize("page", pages_with("sample"))
+def test_blocks_on_the_sample_ledger(page: str, tmp_path: Path) -> None:
+    shutil.copytree(SAMPLE.parent, tmp_path / "site")
+    (tmp_path / "here").mkdir()
+    environment = {
+        **os.environ,
+        "HPCCARBON_CONFIG": str(tmp_path / "site" / SAMPLE.name),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "100",
+    }
+    done = subprocess.run(
+        ["bash", "-c", script(page, "sample")], cwd=tmp_path / "here", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("page", pages_with("lab"))
+def test_blocks_in_the_lab(page: str, lab: Lab) -> None:
+    for name in lab.names:
+        lab.start_daemon(name)
+    done = lab.run(["bash", "-c", script(page, "lab")], check=False, timeout=200)
+    assert done.returncode == 0, done.stderr[-3000:]
