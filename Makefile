@@ -53,7 +53,7 @@ accuracy: setup ## the division and the peers' published formulas against a know
 	$(BIN)/python -m bench.accuracy
 
 golden: setup ## rewrite the golden files of the commands' output; review the diff
-	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/summary tests/test_cli.py
+	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/summary tests/test_cli.py tests/site/test_audit.py
 
 docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
 	$(BIN)/python docs/generate.py

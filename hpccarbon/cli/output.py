@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and a word while something takes long. Knows nothing of what is written."""
+"""Files that appear whole or not at all, the screen, a word while something takes long. Knows no content."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+if TYPE_CHECKING:
+    from datetime import tzinfo
+
+    from hpccarbon.report.render.text import Screen
+
+MAX_WIDTH = 120
+"""Wider lines are hard to read."""
 PATIENCE_S = 2.0
 """How long a person waits without wondering."""
 
@@ -29,6 +37,19 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as err:
         raise HpcCarbonError(f"cannot write {path}: {err.strerror or err}") from err
+
+
+def screen_of(zone: tzinfo, output: Path | None = None) -> Screen:
+    """What text is written on: the terminal with its width and colours, else 80 columns without."""
+    import shutil
+
+    from hpccarbon.report.render.text import Screen
+
+    live = output is None and sys.stdout.isatty()
+    colour = live and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    # Without a terminal get_terminal_size answers with COLUMNS, else 80.
+    width = 80 if output is not None else shutil.get_terminal_size().columns
+    return Screen(max(40, min(width, MAX_WIDTH)), colour, zone)
 
 
 def make_folder(path: Path) -> None:
