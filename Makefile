@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz accuracy golden docs site compat install-check node sample up down clean
+.PHONY: help setup system demo test lint bench fuzz accuracy golden docs man site compat install-check node sample up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -76,6 +76,9 @@ node: setup ## one file for compute nodes, and its .deb and .rpm, in dist/; PYTH
 
 sample: setup ## record the sample ledger in the package anew, in the lab (12 minutes)
 	$(BIN)/python -m tests.lab.sample
+
+man: setup ## the manual pages, from the commands' help, into build/man
+	$(BIN)/python docs/man.py
 
 up: setup ## start the lab and leave it running (python -m tests.lab run CMD)
 	$(BIN)/python -m tests.lab up

@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from hpccarbon import __version__, program
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 _NO_ROOM = frozenset((errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO))
 
@@ -29,6 +32,7 @@ FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
     Entry("export", "hpccarbon.cli.export", "Every job with its energy and carbon, one row each."),
     Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),
+    Entry("completion", "hpccarbon.cli.completion", "What a shell needs to complete commands and options."),
 )
 FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("setup", "hpccarbon.cli.setup", "Install on this machine: shown first, done with --apply, taken back."),
@@ -72,6 +76,15 @@ class LazyGroup(click.Group):
             hint = f"did you mean {near[0]!r}?" if near else f"there are: {', '.join(COMMANDS)}"
             ctx.fail(f"no command {args[0]!r}; {hint}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The commands that begin so, from the table, and the options: no command is loaded for them."""
+        from click.shell_completion import CompletionItem
+
+        named = [CompletionItem(entry.name, help=entry.help) for entry in COMMANDS.values()]
+        return [item for item in named if item.value.startswith(incomplete)] + click.Command.shell_complete(
+            self, ctx, incomplete
+        )
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The two lists of commands."""
