@@ -25,12 +25,16 @@ from hpccarbon import program
 from hpccarbon.config import Config
 from hpccarbon.errors import StoreError
 from hpccarbon.node import meters as meter_table
+from hpccarbon.node.attribution import Share
+from hpccarbon.node.control import Control, Totals
 from hpccarbon.node.sampler import Sampler
 from hpccarbon.node.seal import STORE_NAME
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot
 from hpccarbon.node.textfile import Textfile
 from hpccarbon.node.usage.jobs import JobFiles
+from hpccarbon.node.usage.roster import RunKey
+from hpccarbon.records import Run
 from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_MS, NS_PER_S
 
 EVENT_SPACING_NS = 50 * NS_PER_MS
@@ -169,6 +173,8 @@ class Daemon:
         self._textfile = Textfile(path, config.cluster, node) if path else None
         self._textfile_failed = False
         self._wake, self._woken = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._totals = Totals({})
+        self._control: Control | None = None
 
     # ---- the loop -----------------------------------------------------------------------------------------------
 
@@ -181,6 +187,8 @@ class Daemon:
         resumed = self._store.resume()
         if resumed is not None:
             self.sampler.resume(*resumed)
+            self._totals = Totals(self._store.totals(self.sampler.boot_id, resumed[1].keys()))
+        self._control = Control(self._run, self.node, self, log)
         self._introduce(resumed is not None)
         at_ns, wall_ns = clocks()
         self.sampler.notice(at_ns, wall_ns, True)
@@ -206,8 +214,9 @@ class Daemon:
                 self.sampler.glance(clocks()[0])
                 changed, last_ns = False, at_ns
             next_ns = min(due_ns, last_ns + EVENT_SPACING_NS) if changed else due_ns
-            poll.poll(max(0, next_ns - at_ns + NS_PER_MS - 1) // NS_PER_MS)
+            self._control.wait(poll, next_ns, at_ns)
             self._drain_wake()
+            self._control.serve(clocks()[0])
             changed = (self.sampler.roster.watch.fd >= 0 and self.sampler.roster.watch.changed()) or changed
         self._finish()
 
@@ -247,8 +256,27 @@ class Daemon:
         self._dirty = True
         if self._textfile is not None:
             self._publish(self._textfile)
+        self._totals.commit(self.sampler.pending.shares, self.sampler.present)
         self.sampler.committed()
         return True
+
+    # ---- what the control socket may know -----------------------------------------------------------------------
+
+    def runs(self) -> list[Run]:
+        """The runs on the node now."""
+        return self.sampler.present
+
+    def owner_of(self, pid: int) -> RunKey | None:
+        """The run a process belongs to."""
+        return self.sampler.roster.owner_of(pid)
+
+    def read_now(self) -> int:
+        """Read all counters out of turn; the boot-time clock of the last good reading."""
+        return self.sampler.read_now(*clocks())
+
+    def total(self, key: RunKey) -> Share:
+        """What a run was charged since it began."""
+        return self._totals.total(key, self.sampler.pending.shares)
 
     def _publish(self, textfile: Textfile) -> None:
         """Write the node's metrics; what cannot be written is said once."""
@@ -322,6 +350,8 @@ class Daemon:
 
     def close(self) -> None:
         """Give everything back; the pid file goes last."""
+        if self._control is not None:
+            self._control.close()
         self.sampler.close()
         self._store.close()
         (self._run / "daemon.pid").unlink(missing_ok=True)

@@ -527,6 +527,13 @@ class Sampler:
         roster.changed = changed
         return mark
 
+    def read_now(self, at_ns: int, wall_ns: int) -> int:
+        """A tick out of turn, its shares brought to `pending`; the boot-time clock of the last good reading."""
+        self.notice(at_ns, wall_ns, True)
+        self.tick(at_ns, wall_ns)
+        mark = self.settle()
+        return mark.at_ns if mark is not None else 0
+
     def committed(self) -> None:
         """The store has `pending`: start afresh, and let the hooks' files of ended runs go."""
         self.pending = Pending()

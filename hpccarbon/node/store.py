@@ -7,13 +7,14 @@ twice. After a power cut the last transactions may be missing (WAL, synchronous=
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from hpccarbon.errors import StoreError
+from hpccarbon.node.attribution import Share
 from hpccarbon.node.sampler import SYSTEM, Mark, Pending
 from hpccarbon.node.usage.roster import RunKey
 from hpccarbon.records import Channel, Run
@@ -277,6 +278,16 @@ class Store:
                     raise self._damaged(ValueError(f"shares of a run that is not there ({run_id})"))
                 runs[run_id] = (self._decoded(found[0], Run), found[1], found[2])
             yield Row(bucket, "job", *runs[run_id], *energies)
+
+    def totals(self, boot_id: str, runs: Collection[RunKey]) -> dict[RunKey, Share]:
+        """What these runs were charged so far, as far as the store still has it. Reads every share of the boot."""
+        rows = self._rows(
+            "SELECT job_id, run.run, sum(cpu_uj), sum(dram_uj), sum(gpu_uj), sum(other_uj), sum(idle_uj), "
+            "sum(modelled_uj), sum(cpu_time_ns), sum(present_us), sum(covered_us) FROM share "
+            "JOIN run ON run.id = share.run JOIN boot ON boot.id = share.boot WHERE boot_id = ? GROUP BY share.run",
+            boot_id,
+        )
+        return {(row[0], row[1]): Share(*row[2:]) for row in rows if (row[0], row[1]) in runs}
 
     def meters(self, hour: Hour) -> Iterator[MeterRow]:
         """What the meters counted in one hour."""
