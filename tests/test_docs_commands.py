@@ -1,7 +1,8 @@
 """Every command block of the documentation says where it runs, and runs there.
 
 The line above a block of `sh` says it: `<!-- runs: sample -->`, on a copy of the package's sample ledger;
-`<!-- runs: lab -->`, in the private Slurm cluster; or `<!-- runs: NOT HERE, REASON -->`. Later blocks of a page find what earlier ones left.
+`<!-- runs: lab -->`, in the private Slurm cluster; or `<!-- runs: NOT HERE, REASON -->`. Later blocks of a page find
+what earlier ones left.
 """
 
 from __future__ import annotations
