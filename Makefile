@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz accuracy golden docs man site compat install-check node sample up down clean
+.PHONY: help setup system demo test lint bench fuzz accuracy golden docs man site compat pythons install-check node sample up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -64,6 +64,9 @@ site: setup ## the pages of docs/ as a site in build/site; a warning is an error
 compat: setup ## the Slurm tests against Slurm 24.11 and 26.05, in Debian folders below build/compat (root, minutes)
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
 	$(BIN)/python -m tests.compat
+
+pythons: setup ## the suite without the lab on each installed Python, 3.10 with the oldest dependencies too (minutes)
+	$(BIN)/python -m tests.pythons
 
 install-check: setup ## docs/install.md to the letter, in a clean Debian folder below build/compat (root)
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
