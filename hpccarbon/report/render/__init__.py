@@ -1,0 +1,1 @@
+"""Turns finished figures into text, pages and files. Computes none of them."""
