@@ -1,6 +1,7 @@
 """`make bench`: runs the benchmarks, prints a table, writes build/bench.json. Says what it ran on.
 
-python -m bench [NAME ...]     tick, hooks, srun, cli; all of them without a name
+python -m bench [NAME ...]     tick, hooks, srun, cli, summary, hour, known; all of them without a name
+                               by name alone, for they take minutes: day, dask, big, year
 """
 
 from __future__ import annotations
@@ -12,29 +13,16 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from bench import hooks
+from bench import hooks, month, scale
+from bench.result import Result
 
 CHECKOUT = Path(__file__).parents[1]
 HPCCARBON = Path(sys.executable).parent / "hpccarbon"
-
-
-class Result(NamedTuple):
-    """One figure: `bar` is the most it may be (None: told, not judged)."""
-
-    name: str
-    value: float
-    unit: str
-    bar: float | None
-    what: str
-
-    @property
-    def ok(self) -> bool:
-        """Whether the bar holds."""
-        return self.bar is None or self.value <= self.bar
 
 
 def run_tick() -> Iterator[Result]:
@@ -99,12 +87,49 @@ def run_cli() -> Iterator[Result]:
     )
 
 
+def run_summary() -> Iterator[Result]:
+    """A month of a large site: the page and its data, then publishing it twice."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = str(month.build(Path(folder) / "shared"))
+        what = f"{month.JOBS:,} jobs of {month.USERS} users on {month.NODES} nodes; page, CSV, Parquet, JSON"
+        took = waited(["summary", "--month", f"{month.FIRST:%Y-%m}", "-o", folder, "--config", config])
+        yield Result("summary of a month", took.clock_s, "s", 10, f"{what}; {took.cpu_s:.1f} s of CPU time")
+        yield Result("summary's memory", took.peak_mib, "MiB", 1024, "largest resident size")
+        page = Path(folder) / f"summary-{month.FIRST:%Y-%m}.html"
+        yield Result("the month's page", page.stat().st_size / 1e6, "MB", 3, f"{month.USERS} users")
+        publish = ["publish", "--quiet", "-o", f"{folder}/web", "--config", config]
+        first, again = waited(publish), waited(publish)
+        yield Result("publish, nothing new", again.clock_s, "s", 1, f"the first time: {first.clock_s:.1f} s")
+
+
+class Waited(NamedTuple):
+    """What a command took: on the clock, of all cores, of memory."""
+
+    clock_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+def waited(args: list[str]) -> Waited:
+    """Run a command of ours to its end."""
+    begin = time.monotonic()
+    with subprocess.Popen([str(HPCCARBON), *args], stdout=subprocess.DEVNULL) as running:
+        _, status, usage = os.wait4(running.pid, 0)
+        running.returncode = os.waitstatus_to_exitcode(status)
+    assert running.returncode == 0, args
+    return Waited(time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "tick": run_tick,
     "hooks": run_hooks,
     "srun": run_srun,
     "cli": run_cli,
+    "summary": run_summary,
+    **scale.BENCHMARKS,
 }
+SLOW = scale.BENCHMARKS.keys() - set(scale.QUICK)
+"""Those that run by name alone."""
 
 
 def machine() -> str:
@@ -117,7 +142,8 @@ def machine() -> str:
         ),
         "?",
     )
-    return f"{model}, {os.cpu_count()} CPUs, Linux {platform.release()}, Python {platform.python_version()}"
+    cpus = f"{model}, {os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f})"
+    return f"{cpus}, Linux {platform.release()}, Python {platform.python_version()}"
 
 
 def main(names: list[str]) -> int:
@@ -126,7 +152,8 @@ def main(names: list[str]) -> int:
     if unknown:
         print(f"error: no benchmark {unknown[0]!r}; known: {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    results = [result for name in names or BENCHMARKS for result in BENCHMARKS[name]()]
+    chosen = names or [name for name in BENCHMARKS if name not in SLOW]
+    results = [result for name in chosen for result in BENCHMARKS[name]()]
     print(f"{'':34}{'value':>10} {'unit':8}{'bar':>8}   what\n{'-' * 100}")
     for result in results:
         bar = "" if result.bar is None else f"{result.bar:g}"

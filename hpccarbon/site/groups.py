@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from hpccarbon.site.engine import quoted
 from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
 
@@ -82,24 +83,26 @@ def groups(
 
 
 def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factors | None) -> None:
-    """The tables `standing` (node, partition -> place) and `weights` (hour, place -> g/kWh × scale)."""
+    """The view `weighed`: the selected rows with their place, their energy, and the factor of their hour (× scale)."""
     pairs = con.execute('SELECT DISTINCT node, "partition" FROM selected').fetchall()
     standing = [(node, partition, factors.place_of(node, partition) if factors else "") for node, partition in pairs]
+    places = sorted({place for *_, place in standing})
     weights = []
     if factors is not None:
-        for place in sorted({place for *_, place in standing}):
+        for place in places:
             by_hour = factors.g_per_kwh(place, hours)
             weights += [
                 (int(hour.timestamp()) // HOUR_S, place, round(factor * SCALE)) for hour, factor in by_hour.items()
             ]
-    _table(con, "standing", {"node": "VARCHAR", '"partition"': "VARCHAR", "place": "VARCHAR"}, standing)
     _table(con, "weights", {"hour_n": "BIGINT", "place": "VARCHAR", "scaled": "BIGINT"}, weights)
+    source = f"(SELECT *, {quoted(places[0] if places else '')} AS place FROM selected)"  # noqa: S608
+    if len(places) > 1:  # most clusters stand in one place, and a join by names costs as much as the adding up
+        _table(con, "standing", {"node": "VARCHAR", '"partition"': "VARCHAR", "place": "VARCHAR"}, standing)
+        source = """(SELECT selected.*, place FROM selected JOIN standing ON selected.node = standing.node
+            AND selected."partition" IS NOT DISTINCT FROM standing."partition")"""
     con.execute(f"""
         CREATE OR REPLACE TEMP VIEW weighed AS
-        SELECT selected.*, place, scaled, ({_ENERGY}) AS energy_uj FROM selected
-        JOIN standing ON selected.node = standing.node
-            AND selected."partition" IS NOT DISTINCT FROM standing."partition"
-        LEFT JOIN weights USING (hour_n, place)
+        SELECT *, ({_ENERGY}) AS energy_uj FROM {source} LEFT JOIN weights USING (hour_n, place)
     """)  # noqa: S608 - column names are our own
 
 
@@ -138,6 +141,11 @@ def _ask(con: duckdb.DuckDBPyConnection, groupings: Sequence[Grouping], with_gra
     sql = (
         f"SELECT {keys if words else '0'}, {_MEASURES} FROM weighed GROUP BY GROUPING SETS ({sets}) HAVING count(*) > 0"  # noqa: S608
     )
+    counted = [grouping for grouping in groupings if grouping.counted]
+    if counted:
+        keys_of = {_COLUMN[word] for grouping in counted for word in grouping.by} | {"job_id", "node"}
+        names = ", ".join(sorted(keys_of))
+        con.execute(f"CREATE OR REPLACE TEMP TABLE present AS SELECT DISTINCT {names} FROM weighed")  # noqa: S608
     found: dict[int, list[tuple[Any, ...]]] = {}
     for row in con.execute(sql).fetchall():
         found.setdefault(row[len(words)], []).append(row)
@@ -167,9 +175,9 @@ def _groups(
 
 
 def _counts(con: duckdb.DuckDBPyConnection, by: Sequence[str]) -> dict[tuple[Any, ...], tuple[int, int]]:
-    """Key -> (jobs, nodes)."""
+    """Key -> (jobs, nodes), from the table `present`."""
     keys = ", ".join(_COLUMN[word] for word in by)
-    sql = f"SELECT {keys + ', ' if keys else ''}count(DISTINCT job_id), count(DISTINCT node) FROM weighed"  # noqa: S608
+    sql = f"SELECT {keys + ', ' if keys else ''}count(DISTINCT job_id), count(DISTINCT node) FROM present"  # noqa: S608
     rows = con.execute(sql + (f" GROUP BY {keys}" if keys else "")).fetchall()
     return {tuple(row[:-2]): (row[-2], row[-1]) for row in rows}
 
