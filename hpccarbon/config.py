@@ -334,7 +334,7 @@ def parse(text: bytes | str, where: str = "config") -> Config:
     """A `Config` from TOML text. Raises: ConfigError naming `where`, the key and the reason."""
     try:
         config = msgspec.toml.decode(text, type=Config)
-    except (msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError) as err:
+    except (msgspec.DecodeError, ValueError, RecursionError) as err:
         raise ConfigError(f"config {where}: {_explain(str(err))}") from err
     _check(config, where)
     return config

@@ -10,7 +10,6 @@ MAX_NAMES = 100_000
 """No cluster has more nodes; a list that expands beyond is a mistake or an attack."""
 
 _DIGITS = re.compile(r"(\d+)(?:-(\d+))?", re.ASCII)
-_NUMBERED = re.compile(r"(.*?)(\d*)", re.ASCII | re.DOTALL)
 _PLAIN = re.compile(r"[^\s\[\],]*")
 _COUNT = re.compile(r"(\d+)(?:\(x(\d+)\))?", re.ASCII)
 
@@ -87,8 +86,8 @@ def compress(names: Iterable[str]) -> str:
     """Names as a hostlist: sorted, each once, numbers at the end of a name joined to ranges. `expand` undoes it."""
     groups: dict[tuple[str, int], list[int]] = {}
     for name in sorted(set(names)):
-        found = _NUMBERED.fullmatch(name)
-        prefix, digits = (found.group(1), found.group(2)) if found else (name, "")
+        prefix = name.rstrip("0123456789")
+        digits = name[len(prefix) :]
         # As wide as written where zeros lead; a number without leading zeros fits a range of any width.
         width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
         groups.setdefault((prefix, width if digits else -1), []).append(int(digits or 0))

@@ -8,8 +8,10 @@ each shard under a temporary name, fsyncs, renames, and prints one line `BOOT HO
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -129,24 +131,45 @@ def encode(table: pa.Table, file: IO[bytes] | Path) -> None:
         writer.add_key_value_metadata(table.schema.metadata or {})  # would go with the schema
 
 
-def write_shard(table: pa.Table, path: Path) -> None:
-    """Write under a temporary name, fsync, rename: a reader sees the old shard or the new one, never a half."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write_shard(table: pa.Table, path: Path, root: Path) -> None:
+    """Write under a temporary name, fsync, rename: a reader sees the old shard or the new one, never a half.
+
+    Below `root` (`shards/` of the shared directory) no link is followed: whoever else may write there must not lead
+    this process to another place. Raises: OSError.
+    """
+    *folders, name = path.relative_to(root).parts
+    temporary = f".{name}.{os.getpid()}.tmp"
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    root.mkdir(parents=True, exist_ok=True)
+    folder = _descend(root, folders)
     try:
-        with os.fdopen(os.open(temporary, flags, 0o640), "wb") as file:
-            encode(table, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.rename(path)
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o640, dir_fd=folder), "wb") as file:
+                encode(table, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=folder)
+        os.fsync(folder)
     finally:
-        temporary.unlink(missing_ok=True)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        os.close(folder)
+
+
+def _descend(root: Path, folders: Sequence[str]) -> int:
+    """A descriptor of the directory below `root`, made if need be; a link on the way is refused."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    here = os.open(root, flags)
+    for name in folders:
+        try:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, dir_fd=here)
+            below = os.open(name, flags | os.O_NOFOLLOW, dir_fd=here)
+        finally:
+            os.close(here)
+        here = below
+    return here
 
 
 def become(user: str) -> None:
@@ -216,11 +239,11 @@ def main(argv: list[str]) -> int:
     except (HpcCarbonError, OSError) as err:
         print(f"seal: {err}", file=sys.stderr)
         return 1
-    failed = False
+    failed, root = False, config.shared("shards")
     for hour, rows, meters, metadata in work:
-        path = shard_path(config.shared("shards"), config.cluster, node, hour.boot_id, hour.hour)
+        path = shard_path(root, config.cluster, node, hour.boot_id, hour.hour)
         try:
-            write_shard(shard_table(rows, meters, metadata), path)
+            write_shard(shard_table(rows, meters, metadata), path, root)
         except OSError as err:
             print(f"seal: cannot write {path}: {err.strerror or err}", file=sys.stderr)
             failed = True

@@ -79,6 +79,7 @@ def aggregate_hour(
     files = sorted(files)
     con = connect(threads)
     try:
+        con.execute(f"SET memory_limit = '{shards.MEMORY}'")
         judged = shards.load(con, files, cluster, hour)
         merge(con, hour)
         found = con.execute("SELECT count(*), min(job_id), max(job_id) FROM merged").fetchone()

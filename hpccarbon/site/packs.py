@@ -35,7 +35,9 @@ _MEMBER = re.compile(r"(hour=(?:[01][0-9]|2[0-3]))/([^/\0]{1,255}\.parquet)")
 _TIME = re.compile(r"(\d{1,11})\.(\d{9})")
 _GOING = ".going."
 _CHUNK = 1 << 20
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+_UNREADABLE = (OSError, tarfile.TarError, OverflowError, ValueError)
+"""What tarfile raises for a file that is none, and what the system raises for one that cannot be read."""
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 Hours = dict[str, list[ShardFile]]
@@ -78,7 +80,7 @@ def pack(day: Path, hours: Mapping[str, Sequence[ShardFile]]) -> None:
             temporary.unlink(missing_ok=True)
         durable(day)
         note(day, hours)
-    except (OSError, tarfile.TarError) as err:
+    except _UNREADABLE as err:
         raise ShardError(target, f"cannot pack the day: {err}") from err
 
 
@@ -168,7 +170,7 @@ def packed(day: Path) -> Hours:
                 )
     except FileNotFoundError:
         return {}
-    except (OSError, tarfile.TarError) as err:
+    except _UNREADABLE as err:
         raise ShardError(path, f"the pack cannot be read: {err}") from err
     for shards in hours.values():
         shards.sort()
@@ -196,7 +198,7 @@ def unpack(day: Path, hour: str, target: Path) -> list[ShardFile]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except (OSError, tarfile.TarError) as err:
+    except _UNREADABLE as err:
         raise ShardError(day / PACK, f"cannot bring {hour} back: {err}") from err
     return brought
 

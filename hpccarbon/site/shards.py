@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
-from hpccarbon.site.engine import reason
+from hpccarbon.site.engine import connect, reason
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -22,6 +24,16 @@ MAX_ROW_UJ = 10**16
 MAX_SHARD_UJ = 10**17
 """Energy of a shard above this is absurd; below it, no sum of one hour's shards leaves 64 bits."""
 MAX_PRESENT_MS = 86_400_000
+MAX_SHARD_ROWS = 2_000_000
+"""A node with 30,000 jobs in an hour; beyond it a small file would keep the engine busy for minutes."""
+NO_FILE = -1
+"""The size of a link, a pipe or a device in the place of a shard: opened, it could be any file, or never answer."""
+MAX_TEXT = 4096
+"""Bytes of a name in a shard: Slurm's are below 1 KiB."""
+MEMORY = "2GiB"
+"""What the shards of an hour may need in the engine, an hour of 10,000 nodes some 200 MB."""
+ALONE = "512MiB"
+"""What one shard may: a few kilobytes of Parquet can unpack to gigabytes."""
 
 _NAME = re.compile(r"(?P<node>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<boot>[A-Za-z0-9_-]+)\.parquet")
 _MAGIC = b"PAR1"
@@ -105,10 +117,11 @@ def list_hour(directory: str) -> list[ShardFile]:
                 name = entry.name
                 if name.endswith(".parquet") and not name.startswith("."):
                     try:
-                        status = entry.stat()
+                        status = entry.stat(follow_symlinks=False)
                     except FileNotFoundError:
                         continue
-                    files.append(ShardFile(name, status.st_size, status.st_mtime_ns, entry.path))
+                    size = status.st_size if stat.S_ISREG(status.st_mode) else NO_FILE
+                    files.append(ShardFile(name, size, status.st_mtime_ns, entry.path))
     except FileNotFoundError:
         return []
     except OSError as err:
@@ -161,8 +174,10 @@ HAVING max(value) FILTER (key = 'hpccarbon.schema') = 'shard'::BLOB
                  || '.' || decode(max(value) FILTER (key = 'hpccarbon.boot_id')) || '.parquet')
 """
 
+_TEXTS = [column.name for column in schema.SHARD if column.type in ("word", "text")]
 _JUDGE = f"""
-SELECT file, bool_or(incomplete), bool_or(holder NOT IN ('job', 'system', 'unallocated', 'meter')),
+SELECT file, bool_or(greatest({", ".join(f'strlen("{name}")' for name in _TEXTS)}) > {MAX_TEXT}),
+    bool_or(incomplete), bool_or(holder NOT IN ('job', 'system', 'unallocated', 'meter')),
     bool_or(holder = 'job' AND (job_id IS NULL OR run IS NULL)),
     min(first_us) < $first_us OR max(last_us) >= $first_us + {HOUR_S * 1_000_000},
     min(lowest) < 0, max(highest) > {MAX_ROW_UJ} OR max(longest) > {MAX_PRESENT_MS}, max(overcovered) > 0,
@@ -202,7 +217,9 @@ def load(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], cluster: st
     candidates: list[ShardFile] = []
     faults: list[ShardError] = []
     for file in sorted(files):
-        if _NAME.fullmatch(file.name):
+        if file.size == NO_FILE:
+            faults.append(ShardError(file.path, "it is no plain file"))
+        elif _NAME.fullmatch(file.name):
             candidates.append(file)
         else:
             faults.append(ShardError(file.path, "its name is not NODE.BOOT.parquet"))
@@ -238,10 +255,10 @@ def _absorb(
             _group(con, paths, base)
             yield from files
             return
-    except duckdb.OutOfMemoryException:
-        raise
     except duckdb.Error as err:
         if len(files) == 1:
+            if isinstance(err, duckdb.OutOfMemoryException) and not _unpacks_too_far(paths[0]):
+                raise
             faults.append(ShardError(paths[0], _damage(paths[0]) or reason(err)))
             return
         strangers = {path: damage for path in paths if (damage := _damage(path))}
@@ -255,6 +272,19 @@ def _absorb(
         for file in _absorb(con, part, taken, cluster, hour, faults):
             taken += 1
             yield file
+
+
+def _unpacks_too_far(path: str) -> bool:
+    """True, if this shard by itself needs more memory than a shard may: then it is to blame, not the machine."""
+    import duckdb
+
+    with contextlib.closing(connect(1)) as con:
+        con.execute(f"SET memory_limit = '{ALONE}'")
+        try:
+            con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
+        except duckdb.Error:
+            return True
+    return False
 
 
 def _group(con: duckdb.DuckDBPyConnection, paths: list[str], base: int) -> None:
@@ -288,6 +318,10 @@ def _strangers(con: duckdb.DuckDBPyConnection, paths: list[str], cluster: str, h
     """The shards whose metadata contradicts the place they lie in, with the reason."""
     said_hours = {"hour": hour.isoformat(), "hour_z": hour.isoformat().replace("+00:00", "Z")}
     expected = {"version": str(schema.SHARD_VERSION), "cluster": cluster, **said_hours}
+    counted = "SELECT file_name FROM parquet_file_metadata($files) WHERE num_rows > $most OR num_rows < 0"
+    absurd = {row[0] for row in con.execute(counted, {"files": paths, "most": MAX_SHARD_ROWS}).fetchall()}
+    if absurd:
+        return dict.fromkeys(absurd, f"absurd: it says that it holds more than {MAX_SHARD_ROWS} rows")
     known = {row[0] for row in con.execute(_METADATA, {"files": paths, **expected}).fetchall()}
     suspects = [path for path in paths if path not in known]
     reasons = ((path, _contradiction(con, path, cluster, hour)) for path in suspects)
@@ -328,8 +362,9 @@ def _judge(con: duckdb.DuckDBPyConnection, hour: datetime) -> dict[int, str]:
     components = len(schema.ENERGY_COLUMNS)
     bad: dict[int, str] = {}
     for file, *verdict in con.execute(_JUDGE, {"first_us": first_us}).fetchall():
-        flags, absurd_sums, sums = verdict[:7], verdict[7 : 7 + components], verdict[7 + components :]
+        flags, absurd_sums, sums = verdict[:8], verdict[8 : 8 + components], verdict[8 + components :]
         reasons = (
+            f"a name of more than {MAX_TEXT} bytes",
             "a column that must not be null holds nulls",
             "a holder that is neither job, system, unallocated nor meter",
             "a job row without job id or run",
@@ -361,13 +396,14 @@ def holding(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], conditio
     import duckdb
 
     sql = f"SELECT DISTINCT filename FROM read_parquet($files, hive_partitioning = false) WHERE {condition}"  # noqa: S608
-    if not files:
-        return []
+    plain = [file.path for file in files if file.size != NO_FILE]
+    if not plain:
+        return list(files)
     try:
-        found = {row[0] for row in con.execute(sql, {"files": [file.path for file in files]}).fetchall()}
+        found = {row[0] for row in con.execute(sql, {"files": plain}).fetchall()}
     except duckdb.Error:
         return list(files)
-    return [file for file in files if file.path in found]
+    return [file for file in files if file.path in found or file.size == NO_FILE]
 
 
 def load_minutes(

@@ -17,7 +17,7 @@ from hpccarbon.errors import SlurmError
 from hpccarbon.slurm import command
 from hpccarbon.slurm.record import JobRecord
 
-__all__ = ["JobRecord", "fetch", "fetch_window", "parse_sacct", "parse_time_us", "source"]
+__all__ = ["JobRecord", "fetch", "fetch_window", "parse_sacct", "parse_time_us", "source", "started"]
 
 FIELDS = (
     "JobIDRaw",
@@ -73,7 +73,7 @@ def source(config: Config) -> Source | None:
 
 
 def fetch(config: Config, job_ids: Iterable[int]) -> list[JobRecord]:
-    """The records of these jobs (raw ids) and all their runs, by job id and run; jobs that never started are left out.
+    """The records of these jobs (raw ids) and all their runs, by job id and run; one that waits has no start.
 
     For a job too young to be in the stored records. Bounded: at most `slurm.timeout_s` per 1,000 jobs.
     Raises: SlurmError. Where accounting is switched off or absent, there are no records.
@@ -90,14 +90,14 @@ def fetch(config: Config, job_ids: Iterable[int]) -> list[JobRecord]:
 
 def fetch_window(config: Config, since: datetime, until: datetime) -> Iterator[list[JobRecord]]:
     """The records of all jobs that ran at any time in [since, until), a day at a time: a job that ran for longer comes
-    again, with the same content. Raises: SlurmError."""
+    again, with the same content; one that never started is left out. Raises: SlurmError."""
     ask = source(config)
     if ask is None:
         return
     begin = since
     while begin < until:
         end = min(begin + _CHUNK, until)
-        yield numbered(ask(config.slurm, window=(begin, end)))
+        yield numbered(started(ask(config.slurm, window=(begin, end))))
         begin = end
 
 
@@ -120,7 +120,7 @@ def ask_sacct(
 def parse_sacct(text: str, delimiter: str) -> list[JobRecord]:
     """Job records from what sacct printed with `--parsable --noheader`: FIELDS, each followed by the delimiter.
 
-    Steps are skipped (their CPU time and energy stand in the job's row already), and so are jobs that never started.
+    Steps are skipped: their CPU time and energy stand in the job's row already. A job that never started has no start.
     Raises: SlurmError, if the text is not of that shape.
     """
     values = text.split(delimiter)
@@ -135,9 +135,14 @@ def parse_sacct(text: str, delimiter: str) -> list[JobRecord]:
         if "." in row["JobIDRaw"]:
             continue
         record = _record(row)
-        if record.start is not None and 0 <= record.job_id < _INT64:
+        if 0 <= record.job_id < _INT64:
             records.append(record)
     return records
+
+
+def started(records: Iterable[JobRecord]) -> list[JobRecord]:
+    """Those that began to run: the others used nothing, and are not kept."""
+    return [record for record in records if record.start is not None]
 
 
 def _record(row: Mapping[str, str]) -> JobRecord:
@@ -171,7 +176,7 @@ def _record(row: Mapping[str, str]) -> JobRecord:
             consumed_energy_j=_energy(row["ConsumedEnergyRaw"]),
             nodelist=_word(row["NodeList"]),
         )
-    except (ValueError, OverflowError) as err:
+    except (ValueError, OverflowError, OSError) as err:  # the last two: a time that no calendar has
         raise SlurmError(f"sacct: row of job {row['JobIDRaw'][:20]!r}: {err} (please report this release)") from err
 
 
@@ -179,7 +184,8 @@ def _family(job_id: str) -> tuple[int | None, int | None, int | None, int | None
     """(array, task, heterogeneous job, component) from `123`, `123_4` or `123+1`."""
     found = _JOB_ID.fullmatch(job_id)
     if not found:
-        return None, None, None, None  # 123_[5-9]: tasks that have not started
+        array = job_id.partition("_[")[0] if "_[" in job_id else ""  # tasks that wait: 123_[5-9]
+        return (int(array) if array else None), None, None, None
     leader, task, offset = found.groups()
     if task is not None:
         return int(leader), int(task), None, None

@@ -24,7 +24,7 @@ import msgspec
 from tests.fuzz.table import TARGETS, Tally, judged, mutate_for, opened
 from tests.fuzz.target import Target
 
-HEADINGS = ("target", "led by", "inputs", "crashes", "hangs", "wrong totals", "slowest")
+HEADINGS = ("target", "led by", "inputs", "crashes", "hangs", "wrong totals", "slowest (CPU)")
 _CHILD_S = 3600
 Job = tuple[Target, str, int]
 """A target, what leads its inputs, and how many they are."""

@@ -182,7 +182,7 @@ def test_what_is_sealed_reads_back_equal(tmp_path: Path) -> None:
     assert hour.boot_id == BOOT
     table = seal.shard_table(list(store.shares(hour)), list(store.meters(hour)), {"schema": "shard"})
     path = seal.shard_path(tmp_path / "shards", "virtual", "n1", BOOT, hour.hour)
-    seal.write_shard(table, path)
+    seal.write_shard(table, path, tmp_path / "shards")
     back = pq.read_table(path)
     assert back.schema.names == [column.name for column in SHARD]
     assert back.to_pylist() == table.to_pylist()
