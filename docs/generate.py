@@ -18,7 +18,9 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS, Entry, group
+from hpccarbon.report.budget import BudgetReport
 from hpccarbon.report.job import JobReport
+from hpccarbon.report.summary import Summary
 from hpccarbon.report.usage import UsageReport
 
 HERE = Path(__file__).resolve().parent
@@ -169,13 +171,18 @@ def _type(word: str) -> str:
 # ---- report_json.md -------------------------------------------------------------------------------------------------
 
 
-TITLES = {"JobReport": "`report --job`: JobReport", "UsageReport": "`report --by`: UsageReport"}
+TITLES = {
+    "JobReport": "`report --job`: JobReport",
+    "UsageReport": "`report --by`: UsageReport",
+    "BudgetReport": "`report --budget`: BudgetReport",
+    "Summary": "`summary`: Summary",
+}
 
 
 def json_page() -> str:
     """The documents of `report --format json`, from the structs that are encoded."""
     parts = [
-        "# JSON of `hpccarbon report`\n",
+        "# JSON of `hpccarbon report` and `hpccarbon summary`\n",
         MADE,
         f"`schema_version` {JobReport.__struct_defaults__[0]}. Within a version fields are added, never renamed or"
         " given another meaning. Times are UTC (RFC 3339); null is 'not known'. Energies are integers in microjoules:"
@@ -185,7 +192,7 @@ def json_page() -> str:
         " one per line of a table; strings in CSV cannot become formulas.\n",
     ]
     seen: dict[type, None] = {}
-    for root in (JobReport, UsageReport):
+    for root in (JobReport, UsageReport, BudgetReport, Summary):
         _collect(root, seen)
     for struct in seen:
         title = TITLES.get(struct.__name__, struct.__name__)
@@ -236,6 +243,7 @@ def _json_type(kind: Any) -> str:
         msgspec.inspect.BoolType: "boolean",
         msgspec.inspect.NoneType: "null",
         msgspec.inspect.DateTimeType: "time",
+        msgspec.inspect.DateType: "date",
     }
     if isinstance(kind, msgspec.inspect.Metadata):
         return _json_type(kind.type)

@@ -139,7 +139,8 @@ def _misused(err: click.ClickException) -> int:
     """Say what was wrong with the call, and where its help is."""
     from hpccarbon.report.render.inert import inert
 
-    click.echo(f"error: {inert(err.format_message())}", err=True)
+    # Click writes choices one under the other; a failure is one line.
+    click.echo(f"error: {inert(' '.join(err.format_message().split()))}", err=True)
     if isinstance(err, click.UsageError) and err.ctx is not None:
         click.echo(f"see: {err.ctx.command_path} --help", err=True)
     return err.exit_code

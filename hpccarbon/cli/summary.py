@@ -58,6 +58,7 @@ def command(
     period = parse_month(month, zone, now)
     if period[0] > now:
         raise click.UsageError(f"{month} has not begun yet")
+    make_folder(output)  # before the work that a wrong name would waste
     with open_ledger(config, cluster) as ledger, working(f"adding up {period[0]:%B %Y}"):
         made = summary(config, ledger, period, now, zone)
     for fault in made.set_aside:
@@ -65,7 +66,8 @@ def command(
     for line in made.budgets:
         if line.state in ("near", "spent"):
             warn(f"budget {line.name}: {line.used_percent:.0f} % of {line.limit:,g} {line.unit} used")
-    make_folder(output)
+    if made.total.figures.energy_uj is None:
+        warn(f"nothing was metered in {made.month}")
     for kind in formats or FORMATS:
         path = output / f"summary-{made.month}.{kind}"
         write_whole(path, content(made, kind))
