@@ -229,12 +229,14 @@ class Control:
             self._refuse(caller, "no such job of yours on this node")
 
     def _own_run(self, caller: _Caller, job_id: int | None) -> RunKey | None:
-        """The run that a caller may ask about: one its process is in, one of its user's, any for root."""
+        """The run that a caller may ask about: one of its user's, first the one its process is in; any for root."""
+        mine = {(run.job_id, run.run): run for run in self._books.runs() if caller.uid in (0, run.uid)}
+        # A process says which job, never whose: its pid may be another's by now, and users may name cgroups.
         inside = self._books.owner_of(caller.pid) if caller.pid else None
-        if job_id is None or (inside is not None and inside[0] == job_id):
+        if inside in mine and job_id in (None, inside[0]):
             return inside
-        mine = [run for run in self._books.runs() if run.job_id == job_id and caller.uid in (0, run.uid)]
-        return max(((run.restart, (run.job_id, run.run)) for run in mine), default=(0, None))[1]
+        named = [run for run in mine.values() if run.job_id == job_id]
+        return max(((run.restart, (run.job_id, run.run)) for run in named), default=(0, None))[1]
 
     def _answer(self, caller: _Caller, reading_ns: int) -> None:
         assert caller.key is not None

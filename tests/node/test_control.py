@@ -123,6 +123,36 @@ def test_another_users_job_looks_like_no_job(running: Running) -> None:
     assert "no such job of yours" in answers[0]
 
 
+@pytest.mark.root
+def test_a_process_that_claims_to_be_in_anothers_job_gets_nothing(running: Running) -> None:
+    """A pid that was recycled, or a cgroup that a user named `job_7`: the kernel's uid decides."""
+    assert os.geteuid() == 0
+    running.node.directory.chmod(0o755)
+    for above in running.node.directory.parents[:3]:
+        above.chmod(above.stat().st_mode | 0o011)
+    ready, go = os.pipe()
+    said, say = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(NOBODY)
+        os.read(ready, 1)
+        answers = [
+            raw(door(running), question).error for question in (b'{"protocol": 1}', b'{"protocol":1,"job_id":7}')
+        ]
+        os.write(say, "|".join(answers).encode())
+        os._exit(0)
+    claim = running.node.root / f"proc/{pid}/cgroup"
+    claim.parent.mkdir(parents=True)
+    claim.write_text("0::/user.slice/user-65534.slice/slurm/uid_1000/job_7/step_0\n")
+    mine = running.node.root / f"proc/{os.getpid()}/cgroup"
+    mine.parent.mkdir(parents=True)
+    mine.write_text(claim.read_text())
+    os.write(go, b"1")
+    os.waitpid(pid, 0)
+    assert os.read(said, 4096).decode() == "|".join(["no such job of yours on this node"] * 2)
+    assert ask(door(running), None).job_id == 7  # root in the same place is told
+
+
 def test_callers_that_say_nothing_delay_nobody(running: Running) -> None:
     silent = [socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) for _ in range(control.CALLER_LIMIT - 4)]
     for sock in silent:
