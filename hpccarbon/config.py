@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import socket
@@ -350,6 +349,8 @@ def _explain(message: str) -> str:
     if table:
         section = next((f.type for f in msgspec.structs.fields(Config) if f.name == table), Config)
     known = [field.name for field in msgspec.structs.fields(section)]
+    import difflib  # slow to load, and only a mistake needs it
+
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
     return f"unknown key `{table + '.' if table else ''}{key}`; {hint}"
