@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
 
 from hpccarbon import config as configuration
-from hpccarbon.cli import main
 from hpccarbon.config import Budget
 from hpccarbon.errors import ConfigError
 from hpccarbon.report.budget import BudgetReport, budget_line, exit_status, period_of
@@ -22,6 +20,7 @@ from hpccarbon.site.ledger import Ledger
 from tests.report.golden import check
 from tests.summary import year
 from tests.summary.conftest import BERLIN
+from tests.summary.inside import run
 
 AT = datetime(2026, 3, 20, 12, tzinfo=timezone.utc)
 PERIOD = (datetime(2026, 3, 1, tzinfo=BERLIN), datetime(2026, 4, 1, tzinfo=BERLIN))
@@ -92,29 +91,21 @@ def test_as_reviewed(site: Path, ledger: Ledger, kind: str) -> None:
     check(f"budget.{'txt' if kind == 'text' else kind}", said)
 
 
-def run(capfd: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        main(args)
-    sys.stdout.flush()
-    out, err = capfd.readouterr()
-    return int(ended.value.code or 0), out, err
-
-
-def test_the_command_s_exit_status_is_for_cron(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_command_s_exit_status_is_for_cron(site: Path) -> None:
     text = site.read_text()
     path = site.with_name("cron.toml")
     path.write_text(text[: text.index("[budgets")] + "[budgets.tiny]\nkwh = 1e-6\n")
-    status, out, _ = run(capfd, "report", "--budget", "-f", "json", "--config", str(path))
+    status, out, _ = run("report", "--budget", "-f", "json", "--config", str(path))
     state = json.loads(out)["budgets"][0]["state"]
     # The year of the site's data may be over when this runs.
     assert (state, status) in (("spent", 4), ("ok", 0))
     assert (datetime.now(timezone.utc).year == year.NOW.year) == (status == 4)
 
 
-def test_it_goes_with_no_selection_and_needs_a_budget(site: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    status, _, err = run(capfd, "report", "--budget", "--me", "--config", str(site))
+def test_it_goes_with_no_selection_and_needs_a_budget(site: Path) -> None:
+    status, _, err = run("report", "--budget", "--me", "--config", str(site))
     assert (status, "leave out --me" in err) == (2, True)
     text = site.read_text()
     site.with_name("none.toml").write_text(text[: text.index("[budgets")])
-    status, _, err = run(capfd, "report", "--budget", "--config", str(site.with_name("none.toml")))
+    status, _, err = run("report", "--budget", "--config", str(site.with_name("none.toml")))
     assert (status, "no budget is configured" in err) == (2, True)

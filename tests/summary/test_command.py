@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-
-def run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "hpccarbon", *args], capture_output=True, text=True)
+from tests.summary.inside import run
 
 
 def test_it_writes_four_files_and_names_budgets(site: Path, tmp_path: Path) -> None:
     done = run("summary", "--month", "2026-03", "-o", str(tmp_path / "new" / "folder"), "--config", str(site))
-    assert done.returncode == 0
-    names = [Path(line).name for line in done.stdout.splitlines()]
+    assert done.status == 0
+    names = [Path(line).name for line in done.out.splitlines()]
     assert names == [f"summary-2026-03.{kind}" for kind in ("html", "json", "csv", "parquet")]
-    assert all(Path(line).stat().st_size > 1000 for line in done.stdout.splitlines())
-    assert done.stderr == (
-        "warning: budget physics: 93 % of 8 kWh used\nwarning: budget site: 127 % of 20 kWh used\n"
-    ), "and nothing else: no progress where nobody watches"
+    assert all(Path(line).stat().st_size > 1000 for line in done.out.splitlines())
+    assert done.err == ("warning: budget physics: 93 % of 8 kWh used\nwarning: budget site: 127 % of 20 kWh used\n"), (
+        "and nothing else: no progress where nobody watches"
+    )
 
 
 def test_an_empty_month_is_said_to_be_one(site: Path, tmp_path: Path) -> None:
     done = run("summary", "--month", "2024-01", "-f", "csv", "-o", str(tmp_path), "--config", str(site))
-    assert (done.returncode, done.stderr) == (0, "warning: nothing was metered in 2024-01\n")
+    assert (done.status, done.err) == (0, "warning: nothing was metered in 2024-01\n")
 
 
 @pytest.mark.parametrize(
@@ -41,12 +37,12 @@ def test_an_empty_month_is_said_to_be_one(site: Path, tmp_path: Path) -> None:
 )
 def test_what_cannot_be_done_is_one_line(site: Path, args: tuple[str, ...], status: int, said: str) -> None:
     done = run("summary", *args, "--config", str(site))
-    assert (done.returncode, done.stdout) == (status, "")
-    assert said in done.stderr
-    assert done.stderr.startswith("error: ")
+    assert (done.status, done.out) == (status, "")
+    assert said in done.err
+    assert done.err.startswith("error: ")
 
 
 def test_a_choice_that_is_missing_is_one_line_too() -> None:
     done = run("completion")
-    assert done.stderr.count("\n") == 2
-    assert "\\x0a" not in done.stderr
+    assert done.err.count("\n") == 2
+    assert "\\x0a" not in done.err

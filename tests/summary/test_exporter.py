@@ -14,21 +14,27 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hpccarbon import config as configuration
+from hpccarbon.cli.common import parse_month
 from hpccarbon.cli.exporter import Collector
+from hpccarbon.cli.shared import open_ledger
 from hpccarbon.node.textfile import Textfile
+from hpccarbon.report.metrics import Names, metrics, snapshot
 from hpccarbon.units import NS_PER_S
+from tests import hostile
 from tests.node.test_textfile import lint, parsed, summed, worked
 from tests.node.virtual import tick
 from tests.site import maker
+from tests.summary.inside import run
 from tests.summary.year import CONFIG
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "dashboards" / "hpccarbon.json"
@@ -53,6 +59,7 @@ def living(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@lru_cache
 def exposition(config: Path, max_series: int = 200) -> str:
     from prometheus_client import generate_latest
 
@@ -90,27 +97,45 @@ def test_no_user_and_no_job_has_a_series(living: Path) -> None:
     assert labels <= {"cluster", "holder", "account", "partition", "budget", "version"}
 
 
+def test_hostile_accounts_are_only_labels(living: Path) -> None:
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.core import Metric
+
+    config = configuration.load(living)
+    now = datetime.now(timezone.utc)
+    with open_ledger(config) as ledger:
+        known = snapshot(config, ledger, parse_month("this", timezone.utc, now), now)
+    (one, *_) = known.accounts
+    accounts = [
+        msgspec.structs.replace(one, energy=msgspec.structs.replace(one.energy, key=("job", name)))
+        for name in hostile.storable().values()
+    ]
+
+    class Given:
+        def collect(self) -> Iterable[Metric]:
+            return metrics(known._replace(accounts=accounts, partitions=accounts), Names(500), Names(500))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Given())
+    text = generate_latest(registry).decode()
+    assert hostile.exposition_faults(text) == []
+    assert lint(text) == ""
+    labels = {dict(has)["account"] for name, has in parsed(text) if name == "hpccarbon_account_energy_joules_total"}
+    assert labels == set(hostile.storable().values()), "as they are, and one each"
+
+
 def test_once_prints_openmetrics(living: Path) -> None:
     from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-    done = subprocess.run(
-        [sys.executable, "-m", "hpccarbon", "exporter", "--once", "--config", str(living)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.endswith("# EOF\n")
-    assert len(list(text_string_to_metric_families(done.stdout))) > 10  # type: ignore[no-untyped-call]
+    said = run("exporter", "--once", "--config", str(living))
+    assert said.out.endswith("# EOF\n")
+    assert len(list(text_string_to_metric_families(said.out))) > 10  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("listen", ["9189", "127.0.0.1:", "127.0.0.1:99999", "here:port"])
 def test_an_address_that_is_none_is_wrong_usage(living: Path, listen: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "hpccarbon", "exporter", "--listen", listen, "--config", str(living)],
-        capture_output=True,
-        text=True,
-    )
-    assert (done.returncode, "is no HOST:PORT" in done.stderr) == (2, True)
+    said = run("exporter", "--listen", listen, "--config", str(living))
+    assert (said.status, "is no HOST:PORT" in said.err) == (2, True)
 
 
 class Growing(http.server.SimpleHTTPRequestHandler):

@@ -21,6 +21,7 @@ from hpccarbon.site.jobtable import job_table
 from hpccarbon.site.ledger import Ledger, Selection
 from tests import hostile
 from tests.report.golden import check
+from tests.summary.inside import Said, run
 
 
 @pytest.fixture(scope="module")
@@ -134,16 +135,15 @@ def test_xdmod_s_log_is_as_documented(jobs: Jobs) -> None:
 
 
 def test_the_command_writes_what_was_asked_for(site: Path, tmp_path: Path) -> None:
-    def run(*args: str) -> subprocess.CompletedProcess[bytes]:
-        argv = [sys.executable, "-m", "hpccarbon", "export", "--config", str(site), "--month", "2026-03", *args]
-        return subprocess.run(argv, capture_output=True)
+    def export(*args: str) -> Said:
+        return run("export", "--config", str(site), "--month", "2026-03", *args)
 
     out = tmp_path / "jobs.parquet"
-    assert run("-o", str(out)).returncode == 0
+    assert export("-o", str(out)).status == 0
     table = pq.read_table(out)
-    assert len(list(csv.reader(io.StringIO(run().stdout.decode(), newline="")))) == 1 + table.num_rows > 10
-    said = run("--since", "1d")
-    assert (said.returncode, b"--month is a period of its own" in said.stderr) == (2, True)
+    assert len(list(csv.reader(io.StringIO(export().out, newline="")))) == 1 + table.num_rows > 10
+    said = export("--since", "1d")
+    assert (said.status, "--month is a period of its own" in said.err) == (2, True)
 
 
 def test_the_engine_s_table_has_no_rows_where_nothing_lies(tmp_path: Path) -> None:
