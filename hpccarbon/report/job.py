@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
 
+from hpccarbon.carbon.advice import Advice, Shift
+from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 
@@ -20,6 +22,8 @@ BY = ("job_id", "run", "node", "user", "account", "partition", "hour")
 """What the energy rows of a job report are grouped by: enough for every line of the page, and for its grams."""
 MIN_ADVICE_S = 60
 """Shorter jobs get no advice: starting up is not how they would use their cores."""
+MIN_SAVED_PERCENT = 10.0
+"""A later start that saves less is within the error of the hours."""
 MAX_HET = 128
 """Components of a heterogeneous job have consecutive job ids, and Slurm allows this many."""
 _SPEC = re.compile(
@@ -129,10 +133,13 @@ class PowerPoint(msgspec.Struct, frozen=True):
 class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """Something worth knowing, with its numbers."""
 
-    kind: Literal["idle_cores", "earlier_runs", "not_covered", "modelled"]
+    kind: Literal["idle_cores", "idle_gpus", "greener_hour", "earlier_runs", "not_covered", "modelled"]
     energy_uj: int | None
     percent: float | None
     cores: float | None = None
+    gpus: int | None = None
+    shift_h: Annotated[int | None, Means(description="hours later that the job could have begun")] = None
+    saved_g: Annotated[float | None, Means(description="grams CO2e that the later start would have saved")] = None
     nodes: list[str] = []
     sensors: Annotated[
         list[str], Means(description="sensors that are there, could not be read, and were modelled")
@@ -159,6 +166,8 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobPart]
     total: Annotated[Figures, Means(description="all jobs together")]
     carbon: Annotated[list[CarbonOf], Means(description="one entry per place, most energy first")]
+    statement: Annotated[Statement | None, Means(description="all carbon has to say of the total; null without a zone")]
+    advice: Annotated[Advice | None, Means(description="other times and zones, where they were asked for")] = None
     power_step_s: Annotated[int | None, Means(description="length of a step of `power`")]
     power: Annotated[list[PowerPoint], Means(description="power of a single job over time")]
     hints: list[Hint]
@@ -281,7 +290,8 @@ def _grouped(rows: Iterable[EnergyRow], key: Callable[[EnergyRow], Key]) -> dict
 
 
 def _runs(rows: Sequence[EnergyRow], records: Sequence[JobRecord], running: bool) -> list[RunPart]:
-    by_restart = _grouped(rows, lambda row: restart_of(row.key[1]))
+    told = {restart_of(row.key[1]) for row in rows}
+    by_restart = _grouped(rows, lambda row: _run_of(row, records, told))
     known = {record.restart: record for record in records}
     if len(known) == 1 and len(by_restart) == 1:
         # One run by all accounts: a node that did not know the restart count does not make it two.
@@ -304,6 +314,24 @@ def _runs(rows: Sequence[EnergyRow], records: Sequence[JobRecord], running: bool
         )
     # A run that Slurm knows and that used nothing here (it never reached a node) is no line of the bill.
     return [part for part in parts if part.figures.first is not None or (part.elapsed_s or 0) > 0]
+
+
+def _run_of(row: EnergyRow, records: Sequence[JobRecord], told: Collection[int | None]) -> int | None:
+    """Which run a row belongs to: that of the restart count it bears, unless Slurm says that only another was there.
+
+    A job id that was given out twice (slurmctld crashed, or its ids began anew) has two runs of the same count: a run
+    whose own count no row bears (`told`) has the rows of its time.
+    """
+    count = restart_of(row.key[1])
+    there = {
+        record.restart
+        for record in records
+        if record.start is not None
+        and record.start <= row.last + timedelta(minutes=1)
+        and (record.end is None or row.first <= record.end)
+    }
+    others = there.difference(told)
+    return others.pop() if count not in there and len(others) == 1 else count
 
 
 def group_of(wanted: Sequence[Wanted], jobs: Sequence[JobPart]) -> Literal["job", "array", "het", "several"]:
@@ -351,12 +379,15 @@ def power_by_hour(rows: Sequence[EnergyRow]) -> list[PowerPoint]:
     return points
 
 
-def hints_of(job: JobPart, silent: Sequence[str] = (), unreadable: Sequence[str] = ()) -> list[Hint]:
-    """At most two: first what the figures lack, then the advice with the most energy behind it.
+def hints_of(
+    job: JobPart, silent: Sequence[str] = (), unreadable: Sequence[str] = (), later: Shift | None = None
+) -> list[Hint]:
+    """At most three: first what the figures lack, then the advice with the most behind it, last a better hour.
 
     Args:
         silent: nodes of the job that reported nothing.
         unreadable: meters that are there on its nodes and could not be read, so that a model stood in.
+        later: the cleanest start within the day after the job's own, where hourly values are known.
     """
     figures = job.figures
     hints: list[Hint] = []
@@ -367,9 +398,31 @@ def hints_of(job: JobPart, silent: Sequence[str] = (), unreadable: Sequence[str]
         modelled = percent(figures.modelled_uj, figures.energy_uj)
         sensors = list(unreadable)
         hints.append(Hint(kind="modelled", energy_uj=figures.modelled_uj, percent=modelled, sensors=sensors))
-    advice = [hint for hint in (_idle_cores(job), _earlier_runs(job)) if hint is not None]
+    advice = [hint for hint in (_idle_cores(job), _idle_gpus(job), _earlier_runs(job)) if hint is not None]
     advice.sort(key=lambda hint: -(hint.energy_uj or 0))
-    return (hints[:1] + advice + hints[1:])[:2]
+    return (hints[:1] + advice + hints[1:])[:2] + _greener_hour(job, later)
+
+
+def _greener_hour(job: JobPart, later: Shift | None) -> list[Hint]:
+    """A later start, where it would have saved enough to be worth the wait."""
+    if later is None or not later.shift_h or later.saved_percent < MIN_SAVED_PERCENT or job.figures.co2e_g is None:
+        return []
+    saved_g = job.figures.co2e_g * later.saved_percent / 100
+    return [
+        Hint(kind="greener_hour", energy_uj=None, percent=later.saved_percent, shift_h=later.shift_h, saved_g=saved_g)
+    ]
+
+
+def _idle_gpus(job: JobPart) -> Hint | None:
+    """GPUs that were held and did next to nothing: all of the job's active energy is small beside what they drew."""
+    figures = job.figures
+    if not figures.gpu_uj or not job.alloc_gpus or (job.elapsed_s or 0) < MIN_ADVICE_S:
+        return None
+    active_uj = figures.active_uj or 0
+    share = percent(figures.gpu_uj, figures.energy_uj)
+    if active_uj * 10 > figures.gpu_uj or share is None or share < 5:
+        return None
+    return Hint(kind="idle_gpus", energy_uj=figures.gpu_uj, percent=share, gpus=job.alloc_gpus)
 
 
 def _idle_cores(job: JobPart) -> Hint | None:
@@ -427,8 +480,8 @@ def _reason(records: Sequence[JobRecord], asked_slurm: str | None, rhythm: Rhyth
         if asked_slurm is not None:
             return f"it has no energy rows, and whether Slurm knows it could not be asked: {asked_slurm}"
         return (
-            f"neither the ledger nor Slurm's accounting of cluster {rhythm.cluster} knows such a job that has started"
-            " (check the id, and with squeue whether it still waits)"
+            f"neither the ledger nor Slurm's accounting of cluster {rhythm.cluster} knows such a job"
+            " (check the id; one that was submitted just now may take a moment)"
         )
     last = max(records, key=lambda record: (record.start is not None, record.restart))
     state = base_state(last.state) or "in an unknown state"

@@ -191,7 +191,7 @@ def update(config: Config, since: datetime | None = None, until: datetime | None
             changed += merge(con, shared, cluster, records)
         if asked and since is None:
             late = _unfinished(con, shared, cluster, accounting.MAX_IDS) - seen
-            changed += merge(con, shared, cluster, accounting.fetch(config, late))
+            changed += merge(con, shared, cluster, accounting.started(accounting.fetch(config, late)))
         if asked and (cursor is None or begin <= cursor < until):
             write_cursor(shared, cluster, until)
     return changed

@@ -85,6 +85,9 @@ def fetch(config: Config, job_ids: Iterable[int]) -> list[JobRecord]:
     records: list[JobRecord] = []
     for at in range(0, len(ids), MAX_IDS):
         records += ask(config.slurm, job_ids=ids[at : at + MAX_IDS])
+    known = {record.job_id for record in records} | {record.array_job_id for record in records}
+    if unknown := [job_id for job_id in ids if job_id not in known][:MAX_IDS]:
+        records += ask_squeue(config.slurm, unknown)
     return numbered(records)
 
 
@@ -115,6 +118,38 @@ def ask_sacct(
         begin, end = (moment.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S") for moment in window)
         argv += [f"--starttime={begin}", f"--endtime={end}"]
     return parse_sacct(command.run(settings, argv), delimiter)
+
+
+def ask_squeue(settings: Slurm, job_ids: Sequence[int]) -> list[JobRecord]:
+    """The waiting ones of these jobs: accounting does not show a job before it could start, held ones never.
+
+    A cluster without squeue, and an id that slurmctld has forgotten, has none waiting.
+    """
+    delimiter = f"\x1f{os.urandom(8).hex()}\x1f"
+    fields = "".join(code + delimiter for code in ("%A", "%F", "%K", "%u", "%U", "%a", "%P", "%q", "%T", "%V", "%j"))
+    argv = ["squeue", "--noheader", "--states=PENDING", f"--jobs={','.join(map(str, job_ids))}", f"--format={fields}"]
+    try:
+        values = command.run(settings, argv).split(delimiter)[:-1]
+    except SlurmError:
+        return []
+    return [_waiting([value.lstrip("\n") for value in values[at : at + 11]]) for at in range(0, len(values) - 10, 11)]
+
+
+def _waiting(values: Sequence[str]) -> JobRecord:
+    job_id, array, task, user, uid, account, partition, qos, state, submit, name = values
+    return JobRecord(
+        job_id=int(job_id),
+        array_job_id=None if task in _ABSENT else int(array),
+        array_task_id=int(task) if task.isdecimal() else None,
+        name=name or None,
+        user=_word(user),
+        uid=_integer(uid),
+        account=_word(account),
+        partition=_word(partition),
+        qos=_word(qos),
+        state=_word(state),
+        submit=parse_moment(submit),
+    )
 
 
 def parse_sacct(text: str, delimiter: str) -> list[JobRecord]:

@@ -40,7 +40,7 @@ def ask(
     except Exception as err:  # pyslurm's own errors share no base that every release has
         raise SlurmError(f'pyslurm: {err} (is slurmdbd up? slurm.accounting = "sacct" asks another way)') from err
     jobs: Iterable[Any] = found.values() if hasattr(found, "values") else found
-    return [record for record in map(_record, jobs) if record.start is not None]
+    return list(map(_record, jobs))
 
 
 def _record(job: Any) -> JobRecord:

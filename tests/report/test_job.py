@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -123,6 +124,18 @@ def test_requeued_runs_are_told_apart_and_added_up() -> None:
     ]
     assert part.figures.energy_uj == 360_001_000_000
     assert part.elapsed_s == 7200
+
+
+def test_a_job_id_that_was_given_out_twice_is_two_runs() -> None:
+    """Both bear the restart count 0; Slurm's records tell when each was there."""
+    later = START + 48 * HOUR
+    again = msgspec.structs.replace(energy(run="0.b", cpu_uj=5_000_000), first=later, last=later)
+    records = [record(state="FAILED"), record(restart=1, submit=later, start=later, end=later + HOUR)]
+    part = job_part(1, [energy(run="0.a"), again], records)
+    assert [(run.state, run.figures.energy_uj) for run in part.runs] == [
+        ("FAILED", 360_000_000_000),
+        ("COMPLETED", 5_000_000),
+    ]
 
 
 def test_a_node_that_did_not_know_the_restart_count_makes_no_second_run() -> None:

@@ -74,9 +74,26 @@ def test_what_slurm_22_05_printed() -> None:
     assert (jobs[10, 0].state, jobs[10, 0].end, jobs[10, 0].consumed_energy_j) == ("RUNNING", None, None)
 
 
+@pytest.mark.parametrize("name", ["debian13-24.11.5.txt", "debian-sid-26.05.5.txt"])
+def test_what_newer_releases_printed(name: str) -> None:
+    jobs = parsed(name)
+    assert (jobs[1, 0].name, jobs[3, 0].name) == ("a|b`; rm", "x\ny\x1fz\tü")
+    assert [(jobs[job, 0].array_job_id, jobs[job, 0].array_task_id) for job in (2, 6, 7)] == [(2, 3), (2, 1), (2, 2)]
+    assert (jobs[4, 0].state, jobs[4, 0].exit_code) == ("FAILED", "3:0")
+    assert (jobs[5, 0].state, jobs[8, 0].state) == ("REQUEUED", "CANCELLED")
+    assert (jobs[9, 0].state, jobs[9, 0].end, jobs[9, 0].nodelist) == ("RUNNING", None, "c2")
+    assert all(job.start and job.submit and job.user and job.alloc_cores and job.alloc_tres for job in jobs.values())
+    assert jobs[1, 0].total_cpu_us is not None
+
+
 def test_what_the_manual_says() -> None:
     jobs = parsed("constructed.txt")
-    assert sorted(jobs) == [(200, 0), (203, 0)]  # no steps, nothing that never started
+    waiting = {key: jobs.pop(key) for key in sorted(jobs) if jobs[key].start is None}
+    assert [(job, one.state, one.array_job_id) for (job, _), one in waiting.items()] == [
+        (201, "CANCELLED", None),
+        (202, "PENDING", 202),
+    ]
+    assert sorted(jobs) == [(200, 0), (203, 0)]  # no steps
     long = jobs[200, 0]
     assert (long.state, long.exit_code, long.consumed_energy_j) == ("CANCELLED", "0:15", 123456)
     assert long.submit == datetime(2026, 3, 1, 10, tzinfo=UTC)

@@ -48,3 +48,18 @@ def test_records_of_real_jobs(lab: Lab, tmp_path: Path) -> None:
     assert ended.state == "CANCELLED"
     assert ended.end is not None
     assert jobs.update(config, before) == 0
+
+
+def test_a_job_that_waits_is_pending_and_not_kept(lab: Lab, tmp_path: Path) -> None:
+    slurm = Slurm(conf=str(lab.dir / "slurm.conf"), accounting="sacct")
+    config = Config(cluster=lab.cluster, slurm=slurm, paths=Paths(shared_dir=str(tmp_path)))
+    held = lab.submit("true", "--hold", "--job-name=a|b\nc", user="hcalice")
+    array = lab.submit("true", "--hold", "--array=5-9", user="hcbob")
+    try:
+        one, tasks = fetch(config, [held, array, 4_000_000])
+        assert (one.job_id, one.state, one.start, one.name, one.user) == (held, "PENDING", None, "a|b\nc", "hcalice")
+        assert (tasks.array_job_id, tasks.state, tasks.submit is not None) == (array, "PENDING", True)
+        jobs.update(config, datetime.now(timezone.utc) - timedelta(minutes=5))
+        assert Ledger(tmp_path, lab.cluster).jobs(job_ids=[held, array]) == []
+    finally:
+        lab.run(["scancel", str(held), str(array)])
