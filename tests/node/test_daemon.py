@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -34,8 +34,10 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15) 
 class Running:
     """`python -m hpccarbon daemon` on a virtual node whose time is the real one."""
 
-    def __init__(self, node: Node, keys: str = "") -> None:
+    def __init__(self, node: Node, keys: str = "", before: Sequence[str] = ()) -> None:
+        """`before` is a command that the daemon's is given to: it must become the daemon, so that signals reach it."""
         self.node = node
+        self.before = before
         base = node.directory
         self.config = base / "site.toml"
         self.config.write_text(
@@ -50,7 +52,11 @@ class Running:
         (self.node.directory / "run" / "daemon.pid").unlink(missing_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "hpccarbon", "daemon", "--config", str(self.config), "--node", "n1"], stderr=log
+                [
+                    *self.before,
+                    *(sys.executable, "-m", "hpccarbon", "daemon", "--config", str(self.config), "--node", "n1"),
+                ],
+                stderr=log,
             )
         wait_for((self.node.directory / "run" / "daemon.pid").exists, f"the daemon: {self.log.read_text()}")
         time.sleep(0.3)

@@ -16,10 +16,20 @@ import os
 import pkgutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 ALICE, BOB, NOBODY_SPECIAL = 47_101, 47_102, 47_199
 _REPOSITORY = Path(__file__).resolve().parent.parent.parent
+
+
+@contextlib.contextmanager
+def open_place() -> Iterator[Path]:
+    """A temporary directory that every user may pass through: pytest closes its own to others."""
+    with tempfile.TemporaryDirectory(prefix="hpccarbon-test-") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
 
 
 def hpccarbon(uid: int, *words: str, groups: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -20,7 +20,7 @@ from hpccarbon.errors import HpcCarbonError
 from hpccarbon.site import extracts, jobs
 from hpccarbon.site.engine import connect
 from hpccarbon.slurm.record import JobRecord
-from tests.security.accounts import ALICE, BOB, NOBODY_SPECIAL, hpccarbon, python
+from tests.security.accounts import ALICE, BOB, NOBODY_SPECIAL, hpccarbon, open_place, python
 from tests.site import maker
 
 pytestmark = [
@@ -53,11 +53,13 @@ def record(uid: int, job_id: int) -> JobRecord:
 
 
 @pytest.fixture
-def shared(tmp_path: Path) -> Iterator[Path]:
+def shared() -> Iterator[Path]:
     """A shared directory with a job of Alice's, one of Bob's, and one of Alice's whose hook did not tell the uid."""
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(folder.stat().st_mode | 0o011)
-    shared = tmp_path / "shared"
+    with open_place() as place:
+        yield _filled(place / "shared")
+
+
+def _filled(shared: Path) -> Path:
     shared.mkdir(mode=0o755)
     rows = []
     for minute in range(3):
@@ -72,7 +74,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     with closing(connect(1)) as con:
         jobs.merge(con, shared, "alpha", [record(ALICE, 5001), record(BOB, 5002), record(ALICE, 5003)])
     (shared / "intensity").mkdir()
-    yield shared
+    return shared
 
 
 def config_of(shared: Path, **keys: str) -> Path:
