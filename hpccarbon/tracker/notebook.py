@@ -24,18 +24,16 @@ def as_html(data: EmissionsData) -> str:
     return f"<table>{body}</table>"
 
 
-def carbon(line: str, cell: str) -> EmissionsData | None:
-    """`%%carbon [PROJECT]`: run the cell, show what it used. Writes no file."""
-    from IPython import get_ipython  # type: ignore[attr-defined, unused-ignore]
-
-    from hpccarbon.tracker.emissions import EmissionsTracker
-
-    tracker = EmissionsTracker(line.strip() or "cell", save_to_file=False)
-    with tracker:
-        get_ipython().run_cell(cell)
-    return tracker.final_emissions_data
-
-
 def load_ipython_extension(shell: Any) -> None:
-    """What `%load_ext` calls."""
+    """What `%load_ext` calls with the running shell."""
+
+    def carbon(line: str, cell: str) -> EmissionsData | None:
+        """`%%carbon [PROJECT]`: run the cell, show what it used. Writes no file."""
+        from hpccarbon.tracker.emissions import EmissionsTracker
+
+        tracker = EmissionsTracker(line.strip() or "cell", save_to_file=False)
+        with tracker:
+            shell.run_cell(cell)
+        return tracker.final_emissions_data
+
     shell.register_magic_function(carbon, "cell", "carbon")

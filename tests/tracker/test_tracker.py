@@ -14,13 +14,13 @@ import pytest
 from hpccarbon.tracker.data import CODECARBON_COLUMNS
 from tests.tracker.conftest import Program, rows
 
-CODECARBON_3_3 = (
-    "timestamp project_name run_id experiment_id duration emissions emissions_rate cpu_power gpu_power ram_power "
-    "cpu_energy gpu_energy ram_energy energy_consumed water_consumed country_name country_iso_code region "
-    "cloud_provider cloud_region os python_version codecarbon_version cpu_count cpu_model gpu_count gpu_model "
-    "longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent "
-    "ram_utilization_percent ram_used_gb on_cloud pue wue"
-).split()
+CODECARBON_3_3 = """
+    timestamp project_name run_id experiment_id duration emissions emissions_rate cpu_power gpu_power ram_power
+    cpu_energy gpu_energy ram_energy energy_consumed water_consumed country_name country_iso_code region
+    cloud_provider cloud_region os python_version codecarbon_version cpu_count cpu_model gpu_count gpu_model
+    longitude latitude ram_total_size tracking_mode cpu_utilization_percent gpu_utilization_percent
+    ram_utilization_percent ram_used_gb on_cloud pue wue
+"""
 BURN = """
 import time
 def burn(seconds):
@@ -30,7 +30,7 @@ def burn(seconds):
 
 
 def test_the_first_38_columns_are_codecarbons() -> None:
-    assert list(CODECARBON_COLUMNS) == CODECARBON_3_3
+    assert list(CODECARBON_COLUMNS) == CODECARBON_3_3.split()
 
 
 def test_a_script_written_for_codecarbon_runs_with_its_import_changed(program: Program, tmp_path: Path) -> None:

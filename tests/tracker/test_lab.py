@@ -1,0 +1,127 @@
+"""The tracker inside real Slurm jobs, its daemon beside it: sections, ranks, arrays, time limits."""
+
+from __future__ import annotations
+
+import json
+import pwd
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lab import Lab
+from tests.lab.powermeter import dynamic_uj
+from tests.tracker.conftest import rows
+
+pytestmark = pytest.mark.lab
+pytest_plugins = ("tests.lab.fixture",)
+
+
+@pytest.fixture(scope="module")
+def metered(lab: Lab) -> Iterator[Lab]:
+    """The lab with a daemon on two nodes, idle power learned."""
+    names = lab.names[:2]
+    for name in names:
+        lab.start_daemon(name)
+    time.sleep(7)
+    yield lab
+    for name in names:
+        lab.stop_daemon(name)
+
+
+@pytest.fixture
+def place(metered: Lab, request: pytest.FixtureRequest) -> Path:
+    """A directory for one test's rows. Jobs are root's: on some build machines no other may load this Python."""
+    directory = metered.dir / "work" / "root" / request.node.name
+    directory.mkdir(parents=True)
+    return directory
+
+
+def job(lab: Lab, place: Path, text: str, *options: str, launch: str = "", wait: bool = True) -> int:
+    """Submit a Python program in `place`."""
+    (place / "program.py").write_text(text)
+    done = lab.submit(f"cd {place}\n{launch} {sys.executable} program.py", *options, f"--output={place}/%j.out")
+    if wait:
+        lab.wait(done, 120)
+    return done
+
+
+SECTIONS = """
+import json, time
+from multiprocessing import Process
+from hpccarbon import EmissionsTracker
+def burn(cpus):  # one second on the clock, CPU time by the share of it that is asked for
+    end = time.monotonic() + 1.0
+    begin = time.process_time()
+    while (now := time.monotonic()) < end:
+        if time.process_time() - begin > cpus * (1.0 - (end - now)):
+            time.sleep(0.002)
+found = []
+for name, cpus in (("one", 0.25), ("two", 0.5)) * 3:
+    tracker = EmissionsTracker(name, raise_errors=True)
+    tracker.start(); burn(cpus); tracker.stop()
+    data = tracker.final_emissions_data
+    found.append((name, data.cpu_seconds, data.dynamic_joules, data.scope, data.method, data.duration))
+print(json.dumps(found))
+"""
+
+
+def test_two_sections_of_a_second_differ_as_their_work_does(metered: Lab, place: Path) -> None:
+    number = job(metered, place, SECTIONS, f"-w{metered.names[0]}", "-n1")
+    text = (place / f"{number}.out").read_text()
+    found = json.loads(text.splitlines()[-1])
+    assert {(scope, method) for *_, scope, method, _ in found} == {("job", "measured")}, text
+    slope_uj = sum(dynamic_uj(0, 1_000_000_000).values())
+    joules = {name: sum(row[2] for row in found if row[0] == name) for name in ("one", "two")}
+    seconds = {name: sum(row[1] for row in found if row[0] == name) for name in ("one", "two")}
+    assert seconds["two"] / seconds["one"] == pytest.approx(2, rel=0.10), "the sections themselves"
+    assert joules["two"] / joules["one"] == pytest.approx(2, rel=0.10)
+    for name, found_j in joules.items():  # and not only their ratio: the meter's own truth
+        assert found_j == pytest.approx(seconds[name] * slope_uj / 1e6, rel=0.10)
+
+
+def test_an_array_has_a_row_per_task_and_a_multi_node_step_a_row_per_node(metered: Lab, place: Path) -> None:
+    text = "import time\nfrom hpccarbon import EmissionsTracker\nwith EmissionsTracker('sum'): time.sleep(0.3)\n"
+    job(metered, place, text, "--array=1-3", f"-w{metered.names[0]}", "-n1")
+    first = rows(place / "emissions.csv")
+    assert sorted(row["array_task"].rpartition("_")[2] for row in first) == ["1", "2", "3"]
+    (place / "emissions.csv").unlink()
+    nodes = ",".join(metered.names[:2])
+    job(metered, place, text, f"-w{nodes}", "-N2", "-n4", launch="srun")
+    found = rows(place / "emissions.csv")
+    assert sorted(row["node"] for row in found) == sorted(metered.names[:2]), "one row per node, not per rank"
+    assert {row["scope"] for row in found} == {"job"}
+    assert len({row["job_id"] for row in found}) == 1
+
+
+def test_a_time_limit_leaves_the_row_and_the_daemon_goes_on(metered: Lab, place: Path) -> None:
+    text = (
+        "import time\nfrom hpccarbon import EmissionsTracker\n"
+        "EmissionsTracker('limit', measure_power_secs=0.5).start()\nwhile True: time.sleep(0.05)\n"
+    )
+    number = job(metered, place, text, f"-w{metered.names[0]}", "-n1", wait=False)
+    deadline = time.monotonic() + 20
+    while not (place / "emissions.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(2)
+    metered.run(["scancel", str(number)])
+    metered.wait(number, 60)
+    (row,) = rows(place / "emissions.csv")
+    assert row["state"] == "running"
+    assert float(row["energy_joules"]) > 0
+    assert float(row["duration"]) > 1
+
+
+def test_another_users_job_is_not_told(metered: Lab, place: Path) -> None:
+    node = metered.names[0]
+    number = metered.submit("sleep 5", f"-w{node}", "-n1", user="hcbob")
+    text = (
+        "import os\nfrom pathlib import Path\nfrom hpccarbon.node.control import ask, Unavailable\n"
+        f"os.setuid({pwd.getpwnam('hcalice').pw_uid})\n"
+        f"try: ask(Path({str(metered.nodes[node].run_dir / 'control.sock')!r}), {number})\n"
+        "except Unavailable as err: print(err)\n"
+    )
+    mine = job(metered, place, text, f"-w{node}", "-n1")
+    assert "no such job of yours" in (place / f"{mine}.out").read_text()
