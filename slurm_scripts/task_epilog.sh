@@ -1,5 +1,6 @@
 #!/bin/sh
-# hpccarbon: TaskEpilog of slurm.conf. A line at the end of a batch job's output: where its energy and carbon are shown.
+# hpccarbon: TaskEpilog of slurm.conf. A line at the end of a batch job's output: what it used on this node, and where
+# the whole of it is shown.
 #
 # Runs with the user's rights at the end of every task; only the batch script's own says something. Slurm throws away
 # what a task epilog prints to stdout, so the line goes to stderr, which is the job's (seen with Slurm 22.05). A user
@@ -24,5 +25,10 @@ if [ "${HPCCARBON_EPILOG-}" = no ] || [ -e "${HOME:-/nonexistent}/.config/hpccar
 job=${SLURM_JOB_ID-}
 case $job in '' | *[!0-9]*) exit 0 ;; esac
 
-printf 'hpccarbon: energy and carbon of this job: hpccarbon report --job %s\n' "$job" >&2
+# The node's daemon knows it to the moment; where it does not answer, the line has no figure.
+used=$(timeout 2 "$HPCCARBON_BIN" now --config "$HPCCARBON_CONFIG" --job "$job" 2>/dev/null </dev/null)
+case $used in
+"job $job: "*) printf 'hpccarbon: %s; all of it, with its carbon: hpccarbon report --job %s\n' "$used" "$job" >&2 ;;
+*) printf 'hpccarbon: energy and carbon of this job: hpccarbon report --job %s\n' "$job" >&2 ;;
+esac
 exit 0

@@ -29,6 +29,7 @@ class Entry(NamedTuple):
 
 FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("report", "hpccarbon.cli.report", "Energy and carbon of jobs, users, accounts, nodes or months."),
+    Entry("now", "hpccarbon.cli.now", "What my running job has used on this node so far."),
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
     Entry("export", "hpccarbon.cli.export", "Every job with its energy and carbon, one row each."),
     Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),

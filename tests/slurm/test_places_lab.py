@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -72,9 +73,27 @@ def test_the_job_s_output_ends_with_where_to_look(lab: Lab, ended: int) -> None:
         time.sleep(0.2)
     lines = output.read_text().splitlines()
     assert lines[0] == "working"
-    assert [line for line in lines if "hpccarbon" in line] == [
-        f"hpccarbon: energy and carbon of this job: hpccarbon report --job {ended}"
-    ], "once for the script, and not for its step"
+    (said,) = [line for line in lines if "hpccarbon" in line]  # once for the script, and not for its step
+    # Where the user may not run the checkout's program, the line has no figure.
+    assert said.endswith(f"hpccarbon report --job {ended}")
+
+
+def test_the_line_tells_what_the_job_used_here(lab: Lab, box: Path) -> None:
+    """As root, who may run this checkout's program wherever it lies."""
+    output = lab.dir / "work" / "root" / "places.out"
+    job = lab.submit(BURN, "-n1", f"-w{lab.names[0]}", f"-o{output}")
+    lab.wait(job, 60)
+    deadline = time.monotonic() + 10
+    while "hpccarbon: " not in output.read_text() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (said,) = output.read_text().splitlines()
+    found = re.fullmatch(
+        rf"hpccarbon: job {job}: ([\d.]+) J on {lab.names[0]} \(\d+ % covered, 100 % measured\);"
+        rf" all of it, with its carbon: hpccarbon report --job {job}",
+        said,
+    )
+    assert found is not None, said
+    assert 5 < float(found[1]) < 500, "a second of one core"
 
 
 def test_who_wants_no_line_gets_none(lab: Lab, box: Path) -> None:

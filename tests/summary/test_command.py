@@ -46,3 +46,14 @@ def test_a_choice_that_is_missing_is_one_line_too() -> None:
     done = run("completion")
     assert done.err.count("\n") == 2
     assert "\\x0a" not in done.err
+
+
+def test_now_is_for_jobs_and_needs_a_daemon(site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    config = tmp_path / "now.toml"
+    config.write_text(site.read_text().replace("[paths]", f'[paths]\nrun_dir = "{tmp_path}"'))
+    said = run("now", "--config", str(config))
+    assert (said.status, "outside of a job: name one with --job ID" in said.err) == (2, True)
+    said = run("now", "--job", "7", "--config", str(config))
+    assert (said.status, said.out) == (1, "")
+    assert "no answer from the daemon" in said.err
