@@ -5,8 +5,20 @@ __version__ = "0.1.0"
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from hpccarbon.report.frames import load_jobs as load_jobs
+    from hpccarbon.report.compare import compare as compare
+    from hpccarbon.tracker.decorator import track_emissions as track_emissions
+    from hpccarbon.tracker.emissions import EmissionsTracker as EmissionsTracker
+    from hpccarbon.tracker.emissions import OfflineEmissionsTracker as OfflineEmissionsTracker
+    from hpccarbon.tracker.output import OutputMethod as OutputMethod
 
-_LAZY = {"load_jobs": "hpccarbon.report.frames"}
+_LAZY = {
+    "EmissionsTracker": "hpccarbon.tracker.emissions",
+    "OfflineEmissionsTracker": "hpccarbon.tracker.emissions",
+    "OutputMethod": "hpccarbon.tracker.output",
+    "compare": "hpccarbon.report.compare",
+    "load_jobs": "hpccarbon.report.frames",
+    "track_emissions": "hpccarbon.tracker.decorator",
+}
 """Public names, and the module each is loaded from when it is first asked for."""
 
 

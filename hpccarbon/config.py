@@ -293,7 +293,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except (ZoneInfoNotFoundError, ValueError, OSError) as err:
             raise ConfigError(f"report.timezone: no zone {name!r}; write an IANA name, e.g. Europe/Berlin") from err
 
-    def shared(self, room: Literal["shards", "ledger", "jobs", "intensity"]) -> Path:
+    def shared(self, room: Literal["shards", "ledger", "jobs", "intensity", "imported"]) -> Path:
         """A room of the shared directory."""
         return Path(self.paths.shared_dir) / room
 

@@ -31,6 +31,8 @@ FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("report", "hpccarbon.cli.report", "Energy and carbon of jobs, users, accounts, nodes or months."),
     Entry("now", "hpccarbon.cli.now", "What my running job has used on this node so far."),
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
+    Entry("compare", "hpccarbon.cli.compare", "Models beside each other: energy, CO2e, time, what they achieved."),
+    Entry("import", "hpccarbon.cli.import", "Old runs of CodeCarbon, to compare with new ones."),
     Entry("export", "hpccarbon.cli.export", "Every job with its energy and carbon, one row each."),
     Entry("intensity", "hpccarbon.cli.intensity", "Carbon intensity of the grid: which values reports use, and why."),
     Entry("completion", "hpccarbon.cli.completion", "What a shell needs to complete commands and options."),
