@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 import msgspec
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 STATE = ".hpccarbon-publish.json"
 DATA = "data"
+DATA_KINDS: tuple[Literal["json", "csv", "parquet"], ...] = ("json", "csv", "parquet")
+_MONTH = "[0-9][0-9][0-9][0-9]-[0-9][0-9]"
 
 
 @click.command("publish")
@@ -30,7 +32,12 @@ DATA = "data"
     metavar="DIR",
     help="The site's root, which a web server may show; made where it is missing.",
 )
-@click.option("-S", "--since", metavar="MONTH", help="No month before this. [default: all there are]")
+@click.option(
+    "-S",
+    "--since",
+    metavar="MONTH",
+    help="No month before this; what the site has of them goes. [default: all there are]",
+)
 @click.option("--all", "anew", is_flag=True, help="Make everything anew.")
 @click.option("--cluster", metavar="NAME", help="Another cluster of the shared directory.")
 @click.option("--quiet", "-q", is_flag=True, help="Print failures only.")
@@ -131,11 +138,14 @@ class _Site:
             warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
         shown = public(made, self._config.privacy)
         self._write(f"{month}.html", month_page(shown).encode())
-        for kind in ("json", "csv", "parquet"):
+        for kind in DATA_KINDS:
             self._write(f"{DATA}/summary-{month}.{kind}", content(shown, kind))
 
     def _make_rest(self, months: list[str]) -> None:
-        """Index, accounts and users, from the months' data; pages of people that no month names any more go."""
+        """Index, accounts and users, from the months' data. What no month names any more goes, and so do other months.
+
+        A page of before would go on naming people when the site has become private.
+        """
         from hpccarbon.report.publish import pages, path_of
         from hpccarbon.report.render.site import index_page, person_page
 
@@ -145,9 +155,11 @@ class _Site:
         named = {path_of(page.kind, page.name) for page in everyone}
         for page in everyone:
             self._write(path_of(page.kind, page.name), person_page(self._cluster, page).encode())
-        for kind in ("accounts", "users"):
-            for path in (self._root / kind).glob("*.html"):
-                if f"{kind}/{path.name}" not in named:
+        named |= {f"{month}.html" for month in months}
+        named |= {f"{DATA}/summary-{month}.{kind}" for month in months for kind in DATA_KINDS}
+        for pattern in (f"{_MONTH}.html", "accounts/*.html", "users/*.html", f"{DATA}/summary-{_MONTH}.*"):
+            for path in self._root.glob(pattern):
+                if str(path.relative_to(self._root)) not in named:
                     path.unlink()
 
     def _read(self, month: str) -> Summary:
