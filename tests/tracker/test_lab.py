@@ -34,7 +34,7 @@ def metered(lab: Lab) -> Iterator[Lab]:
 @pytest.fixture
 def place(metered: Lab, request: pytest.FixtureRequest) -> Path:
     """A directory for one test's rows. Jobs are root's: on some build machines no other may load this Python."""
-    directory = metered.dir / "work" / "root" / request.node.name
+    directory: Path = metered.dir / "work" / "root" / request.node.name
     directory.mkdir(parents=True)
     return directory
 
