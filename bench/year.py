@@ -134,6 +134,7 @@ def _records(con: duckdb.DuckDBPyConnection, shared: Path, per_day: int, month: 
     keys = {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": CLUSTER}
     query = f"SELECT {', '.join(columns)} FROM ({_jobs(per_day, begin, end)}) ORDER BY job_id, restart"
     write_parquet(con, query, path, keys, jobs.ROW_GROUP_ROWS)
+    jobs.note_bounds(con, path)
 
 
 if __name__ == "__main__":

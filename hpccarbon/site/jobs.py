@@ -26,13 +26,15 @@ _TIMES = frozenset(column.name for column in schema.JOBS if column.type == "seco
 OVERLAP = timedelta(hours=2)
 """How far back each update asks again: slurmctld hands records over late when slurmdbd was away."""
 FIRST_LOOK = timedelta(days=7)
-ROW_GROUP_ROWS = 8_192
+ROW_GROUP_ROWS = 32_768
+"""Rows per row group: a job is found by its group's smallest and largest id; more groups are a longer footer."""
 _SQL_TYPES = {"int64": "BIGINT", "int32": "INTEGER", "word": "VARCHAR", "text": "VARCHAR", "second": "TIMESTAMPTZ"}
 _DECLARED = ", ".join(f'"{column.name}" {_SQL_TYPES[column.type]}' for column in schema.JOBS)
 _TYPES = {column.name: _SQL_TYPES[column.type] for column in schema.JOBS}
 _SELECTED = ", ".join(
     f'epoch_us("{column.name}")' if column.name in _TIMES else f'"{column.name}"' for column in schema.JOBS
 )
+_BOUNDS = ".bounds.json"
 UNKNOWN_MONTH = "unknown"
 """Where records without a submit time lie."""
 
@@ -53,6 +55,51 @@ def job_files(shared: Path, cluster: str) -> list[str]:
     except OSError as err:
         raise ShardError(folder, f"{err.strerror} (may this user read job records?)") from err
     return [str(folder / name) for name in sorted(names) if name.startswith("month=") and name.endswith(".parquet")]
+
+
+class Bounds(msgspec.Struct, frozen=True, array_like=True):
+    """The smallest and largest id in a file of records, of jobs and arrays, while it has this size and time."""
+
+    size: int
+    mtime_ns: int
+    first: int
+    last: int
+
+
+def holding(files: Sequence[str], ids: Iterable[int]) -> list[str]:
+    """The files that can hold one of these jobs or arrays: a year's footers take longer to read than one month's rows.
+
+    Only a cache beside the files (`.bounds.json`): one that is not in it, or has changed since, can hold any.
+    """
+    wanted = sorted(set(ids))
+    known = {folder: _bounds(folder) for folder in {Path(file).parent for file in files}}
+    found = []
+    for file in files:
+        bounds = known[Path(file).parent].get(Path(file).name)
+        if bounds is not None and not any(bounds.first <= one <= bounds.last for one in wanted):
+            status = os.stat(file)  # noqa: PTH116 - a str all the way
+            if (status.st_size, status.st_mtime_ns) == (bounds.size, bounds.mtime_ns):
+                continue
+        found.append(file)
+    return found
+
+
+def _bounds(folder: Path) -> dict[str, Bounds]:
+    try:
+        return msgspec.json.decode((folder / _BOUNDS).read_bytes(), type=dict[str, Bounds])
+    except (OSError, msgspec.ValidationError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def note_bounds(con: duckdb.DuckDBPyConnection, path: Path) -> None:
+    """Note which ids a file holds. Raises: duckdb.Error, OSError."""
+    ids = "least(job_id, array_job_id)), max(greatest(job_id, array_job_id)"
+    rows = con.execute(f"SELECT min({ids}) FROM read_parquet({quoted(str(path))})").fetchall()  # noqa: S608
+    status, ((first, last),) = path.stat(), rows
+    noted = _bounds(path.parent) | {path.name: Bounds(status.st_size, status.st_mtime_ns, first or 0, last or 0)}
+    temporary = path.with_name(f"{_BOUNDS}.{os.getpid()}.new")
+    temporary.write_bytes(msgspec.json.encode(noted))
+    temporary.replace(path.with_name(_BOUNDS))
 
 
 def read_cursor(shared: Path, cluster: str) -> datetime | None:
@@ -164,6 +211,7 @@ def _put(con: duckdb.DuckDBPyConnection, path: Path, cluster: str) -> None:
     )
     keys = {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": cluster}
     write_parquet(con, "FROM merged ORDER BY job_id, restart", path, keys, ROW_GROUP_ROWS)
+    note_bounds(con, path)
 
 
 def update(config: Config, since: datetime | None = None, until: datetime | None = None) -> int:

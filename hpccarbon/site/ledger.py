@@ -6,6 +6,7 @@ themselves: never from both. Computes energy and, if factors are given, grams; f
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -156,6 +157,7 @@ class Ledger:
         self.timezone = timezone
         self.faults = []
         self._broken: set[str] = set()
+        self._refused: dict[str, str] = {}
         self._gathered: list[str] = []
         self._planned: set[int] = set()
         self._view = ""
@@ -195,6 +197,14 @@ class Ledger:
             raise ValueError('grouping by meter needs holders == ("meter",)')
         return self._answer(selection, lambda: self._rows(by, factors), by_bucket="bucket" in by) or []
 
+    def job_counts(self, selection: Selection, by: Sequence[str] = ()) -> dict[tuple[Key, ...], int]:
+        """How many different jobs are in each group of `energy` with the same `by`; under () in all of them together.
+
+        Counted by the engine: a month's million jobs are one number for each user, never a million rows.
+        """
+        counted = self._answer(msgspec.structs.replace(selection, holders=("job",)), lambda: self._count_jobs(by))
+        return counted or {(): 0}
+
     def ask(
         self, selection: Selection, question: Callable[[duckdb.DuckDBPyConnection, list[datetime]], Answer]
     ) -> Answer | None:
@@ -228,6 +238,7 @@ class Ledger:
         Raises: ShardError naming a file of records that cannot be read.
         """
         chosen = selection or Selection()
+        job_ids, array_ids = (None if ids is None else tuple(ids) for ids in (job_ids, array_ids))
         either: list[str] = []
         if job_ids is not None:
             either.append(_among("job_id", job_ids))
@@ -243,7 +254,11 @@ class Ledger:
         if chosen.since is not None:
             conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(chosen.since)})')
         where = " AND ".join(conditions) or "true"
-        return jobs.read(self._con, self._job_files(), where)
+        files = self._job_files()
+        if either or chosen.job_ids is not None:
+            ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
+            files = jobs.holding(files, ids if either else chosen.job_ids or ())
+        return jobs.read(self._con, files, where)
 
     def table(self, selection: Selection | None = None) -> pa.Table:
         """The selected ledger rows as an Arrow table: `cluster`, then the columns of `schema.LEDGER`, in order of
@@ -328,7 +343,8 @@ class Ledger:
 
     def _plan(self, cluster: str, selection: Selection) -> Plan:
         """For every hour of the selection: its ledger file if that is up to date, else its shards."""
-        entries, faults = index.known(self._con, self.shared, cluster, selection.since, selection.until)
+        with contextlib.closing(connect(1)) as con:
+            entries, faults = index.known(con, self.shared, cluster, selection.since, selection.until)
         entries = {
             hour: one
             for hour, one in entries.items()
@@ -367,7 +383,8 @@ class Ledger:
         if read_until is None:
             return lambda hour: True
         try:
-            records = jobs.read(self._con, jobs.job_files(self.shared, cluster), _among("job_id", selection.job_ids))
+            files = jobs.holding(jobs.job_files(self.shared, cluster), selection.job_ids)
+            records = jobs.read(self._con, files, _among("job_id", selection.job_ids))
         except ShardError as fault:
             self._note(fault)
             return lambda hour: True
@@ -407,7 +424,7 @@ class Ledger:
             files = [file for file in files if file.node in selection.nodes]
         if selection.job_ids is not None:
             files = shards.holding(con, files, _among("job_id", selection.job_ids))
-        judged = shards.load(con, files, cluster, hour)
+        judged = shards.load(con, files, cluster, hour, self._refused)
         for fault in judged.faults:
             self._note(fault)
         if by_bucket or _partial(hour, selection):
@@ -431,14 +448,19 @@ class Ledger:
         """Gather and ask; where a ledger file turns out to be damaged, set it aside and do both again."""
         import duckdb
 
-        while self._gather(selection, by_bucket=by_bucket):
+        while True:
             try:
+                if not self._gather(selection, by_bucket=by_bucket):
+                    return None
                 self._con.execute(self._view)
                 return ask()
-            except duckdb.Error as err:
+            except shards.EngineGaveUp as err:
+                self.close()
+                self._refused |= err.refused
+            except (duckdb.Error, UnicodeDecodeError) as err:
+                self.close()  # it may have given itself up
                 if not self._damaged():
                     raise ShardError(self.shared / "ledger", reason(err)) from err
-        return None
 
     def _damaged(self) -> bool:
         """Find the gathered ledger files that cannot be read to their end; False if all can be.
@@ -453,10 +475,11 @@ class Ledger:
             if not Path(path).exists():
                 return True
             try:
-                self._con.execute(
-                    f"SELECT {whole} FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608
-                ).fetchall()
-            except duckdb.Error as err:
+                with contextlib.closing(connect(1)) as con:
+                    con.execute(
+                        f"SELECT {whole} FROM read_parquet({quoted(path)}, hive_partitioning = false)"  # noqa: S608
+                    ).fetchall()
+            except (duckdb.Error, UnicodeDecodeError) as err:
                 self._broken.add(path)
                 self._note(ShardError(path, f"{reason(err)} (remove it and run `hpccarbon aggregate`)"))
         return len(self._broken) > before
@@ -486,6 +509,23 @@ class Ledger:
         count = len(by)
         readers = [_READERS.get(word) for word in by]
         return [_energy_row(row[:count], row[count:], readers, factors is not None) for row in rows]
+
+    def _count_jobs(self, by: Sequence[str]) -> dict[tuple[Key, ...], int]:
+        """Job ids are counted with their cluster's name: each cluster begins at 1."""
+        source = "selected"
+        if "day" in by or "month" in by:
+            source = "selected JOIN calendar USING (hour_n)"
+            self._calendar(None)
+        keys = ", ".join(_WORDS[word] for word in by)
+        job = "job_id" if len(self.clusters()) == 1 else "(cluster, job_id)"
+        number = f"count(DISTINCT {job})"
+        ((total,),) = self._con.execute(f"SELECT {number} FROM selected").fetchall()  # noqa: S608
+        counts: dict[tuple[Key, ...], int] = {(): total}
+        if by:
+            readers = [_READERS.get(word) for word in by]
+            for *key, count in self._con.execute(f"SELECT {keys}, {number} FROM {source} GROUP BY {keys}").fetchall():  # noqa: S608
+                counts[_key(key, readers)] = count
+        return counts
 
     def _calendar(self, factors: Mapping[datetime, float] | None) -> None:
         """The table `calendar`: for each hour that was gathered its day, its month and its factor."""
@@ -525,11 +565,15 @@ def _energy_row(
 ) -> EnergyRow:
     *measures, first_us, last_us, weighted, lacking = values
     grams = weighted / (_FACTOR_SCALE * UJ_PER_KWH) if with_grams and not lacking else None
-    read: list[Any] = [
-        reader(value) if reader and value is not None else value for reader, value in zip(readers, key, strict=True)
-    ]
-    fields = [tuple(read), *measures, _moment(first_us), _moment(last_us), grams]
+    fields: list[Any] = [_key(key, readers), *measures, _moment(first_us), _moment(last_us), grams]
     return EnergyRow(*fields)
+
+
+def _key(values: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None]) -> tuple[Key, ...]:
+    """A group's key as it is handed out: hours, days and months as such."""
+    return tuple(
+        reader(value) if reader and value is not None else value for reader, value in zip(readers, values, strict=True)
+    )
 
 
 def _hour(hour_n: int) -> datetime:

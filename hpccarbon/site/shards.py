@@ -6,9 +6,10 @@ import contextlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hpccarbon import schema
@@ -37,6 +38,7 @@ ALONE = "512MiB"
 
 _NAME = re.compile(r"(?P<node>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<boot>[A-Za-z0-9_-]+)\.parquet")
 _MAGIC = b"PAR1"
+_GAVE_UP = "damaged in a way that the engine does not survive"
 _UNFINISHED = "not a whole Parquet file: truncated, or copied while it was written"
 
 
@@ -91,8 +93,10 @@ def _days(root: str, since: datetime | None, until: datetime | None) -> Iterator
     first = since.astimezone(timezone.utc).date() if since else None
     last = until.astimezone(timezone.utc).date() if until else None
     for name in sorted(_names(root)):
+        if len(name) != 15 or not name.startswith("date="):
+            continue
         try:
-            day = datetime.strptime(name, "date=%Y-%m-%d").replace(tzinfo=timezone.utc)
+            day = datetime.fromisoformat(name[5:]).replace(tzinfo=timezone.utc)  # a year's days: strptime takes 20 ms
         except ValueError:
             continue
         if (first is None or day.date() >= first) and (last is None or day.date() <= last):
@@ -193,6 +197,15 @@ FROM grouped GROUP BY file
 """  # noqa: S608 - column names are our own
 
 
+class EngineGaveUp(ShardError):
+    """The engine gave itself up over some shards: its connection is of no more use. `refused` is path -> reason."""
+
+    def __init__(self, refused: Mapping[str, str]) -> None:
+        path, why = next(iter(refused.items()))
+        super().__init__(path, why)
+        self.refused = dict(refused)
+
+
 class Judged(NamedTuple):
     """The outcome of `load`: the shards whose rows lie in the table `grouped`, and those set aside."""
 
@@ -200,7 +213,13 @@ class Judged(NamedTuple):
     faults: list[ShardError]
 
 
-def load(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], cluster: str, hour: datetime) -> Judged:
+def load(
+    con: duckdb.DuckDBPyConnection,
+    files: Sequence[ShardFile],
+    cluster: str,
+    hour: datetime,
+    refused: Mapping[str, str] = MappingProxyType({}),
+) -> Judged:
     """Group the rows of one hour's shards into the temporary table `grouped`, one row per shard and holder.
 
     Columns of `grouped`: node, the keys, sums (HUGEINT) and maxima of `schema.LEDGER`, first_us and last_us (µs since
@@ -209,22 +228,34 @@ def load(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], cluster: st
     Args:
         files: the hour's shards, in any order.
         cluster, hour: what each shard must say of itself.
+        refused: path -> reason: shards that are not even to be opened.
 
+    Raises: EngineGaveUp, naming more shards to refuse: begin again with them and another connection.
     Method: all shards in one query, because that is what the engine is fast at; only where it fails are they halved
         until the one that fails stands alone.
     """
+    import duckdb
+
     con.execute(f"CREATE OR REPLACE TEMP TABLE grouped ({_CREATE})")
     candidates: list[ShardFile] = []
     faults: list[ShardError] = []
     for file in sorted(files):
-        if file.size == NO_FILE:
+        if file.path in refused:
+            faults.append(ShardError(file.path, refused[file.path]))
+        elif file.size == NO_FILE:
             faults.append(ShardError(file.path, "it is no plain file"))
         elif _NAME.fullmatch(file.name):
             candidates.append(file)
         else:
             faults.append(ShardError(file.path, "its name is not NODE.BOOT.parquet"))
-    absorbed = list(_absorb(con, candidates, 0, cluster, hour, faults))
-    bad = _judge(con, hour)
+    try:
+        absorbed = list(_absorb(con, candidates, 0, cluster, hour, faults))
+        bad = _judge(con, hour)
+    except duckdb.FatalException as err:
+        found = {file.path: _GAVE_UP for file in candidates if _is_fatal(file.path)}
+        if not found:
+            raise
+        raise EngineGaveUp(found) from err
     faults += [ShardError(absorbed[index].path, why) for index, why in sorted(bad.items())]
     if bad:
         con.execute("DELETE FROM grouped WHERE file IN (SELECT unnest($bad))", {"bad": sorted(bad)})
@@ -255,6 +286,8 @@ def _absorb(
             _group(con, paths, base)
             yield from files
             return
+    except duckdb.FatalException:
+        raise
     except duckdb.Error as err:
         if len(files) == 1:
             if isinstance(err, duckdb.OutOfMemoryException) and not _unpacks_too_far(paths[0]):
@@ -272,6 +305,21 @@ def _absorb(
         for file in _absorb(con, part, taken, cluster, hour, faults):
             taken += 1
             yield file
+
+
+def _is_fatal(path: str) -> bool:
+    """True, if the engine gives up over this shard alone."""
+    import duckdb
+
+    with contextlib.closing(connect(1)) as con:
+        try:
+            metadata(con, path)
+            con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
+        except duckdb.FatalException:
+            return True
+        except duckdb.Error:
+            return False
+    return False
 
 
 def _unpacks_too_far(path: str) -> bool:

@@ -221,3 +221,19 @@ def test_rows_are_values(tmp_path: Path) -> None:
     (row,) = Ledger(tmp_path).energy(Selection())
     assert isinstance(row, EnergyRow)
     assert all(isinstance(value, int) for value in (row.cpu_uj, row.idle_uj, row.core_us, row.present_ms))
+
+
+def test_jobs_are_counted_by_the_engine(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=2, nodes=2, cluster="alpha")
+    maker.site(tmp_path, hours=1, nodes=1, cluster="beta")
+    run(tmp_path)
+    ledger = Ledger(tmp_path, "alpha")
+    for by in ((), ("node",), ("holder", "user"), ("day",), ("hour", "job_id")):
+        told = ledger.job_counts(Selection(), by)
+        rows = ledger.energy(Selection(holders=("job",)), (*by, "job_id"))
+        expected: dict[object, set[object]] = {(): {row.key[-1] for row in rows}}
+        for row in rows:
+            expected.setdefault(row.key[:-1], set()).add(row.key[-1])
+        assert told == {key: len(ids) for key, ids in expected.items()}
+    assert Ledger(tmp_path).job_counts(Selection()) == {(): 9}  # the same ids on another cluster are other jobs
+    assert ledger.job_counts(Selection(users=("nobody",))) == {(): 0}
