@@ -98,10 +98,22 @@ class EmissionsData:
         return json.dumps(self.values, indent=4)
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
-        from hpccarbon.tracker.notebook import as_html
+        """What a notebook shows: a small table, every text in it escaped."""
+        from html import escape
 
-        return as_html(self)
+        whose = {"job": "this job's on this node", "process": "this process and its children", "machine": "everyone's"}
+        rows = (
+            ("project", self.project_name),
+            ("energy", f"{self.energy_joules:,.4g} J, {self.method} ({self.coverage_percent:.0f} % of the time)"),
+            ("of it dynamic", f"{self.dynamic_joules:,.4g} J"),
+            ("whose", whose.get(self.scope, "")),
+            ("CO2e", f"{self.emissions * 1000:,.4g} g at {self.intensity_g_per_kwh:.0f} g/kWh in {self.country_name}"),
+            ("time", f"{self.duration:,.2f} s, {self.cpu_seconds:,.2f} s of CPU"),
+        )
+        body = "".join(
+            f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in rows
+        )
+        return f"<table>{body}</table>"
 
 
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(EmissionsData))
