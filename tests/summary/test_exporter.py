@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta, timezone
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import pytest
@@ -28,14 +28,20 @@ from hpccarbon.cli.common import parse_month
 from hpccarbon.cli.exporter import Collector
 from hpccarbon.cli.shared import open_ledger
 from hpccarbon.node.textfile import Textfile
-from hpccarbon.report.metrics import Names, metrics, snapshot
+from hpccarbon.report.metrics import Names, Snapshot, metrics, snapshot
+from hpccarbon.site.ledger import Ledger
 from hpccarbon.units import NS_PER_S
 from tests import hostile
 from tests.node.test_textfile import lint, parsed, summed, worked
 from tests.node.virtual import tick
+from tests.report.golden import check
 from tests.site import maker
+from tests.summary.conftest import BERLIN
 from tests.summary.inside import run
 from tests.summary.year import CONFIG
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 DASHBOARD = Path(__file__).resolve().parents[2] / "docs" / "dashboards" / "hpccarbon.json"
 
@@ -97,10 +103,27 @@ def test_no_user_and_no_job_has_a_series(living: Path) -> None:
     assert labels <= {"cluster", "holder", "account", "partition", "budget", "version"}
 
 
-def test_hostile_accounts_are_only_labels(living: Path) -> None:
+def exposed(known: Snapshot, limit: int) -> str:
+    """A snapshot as Prometheus is given it."""
     from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import Metric
 
+    class Given:
+        def collect(self) -> Iterable[Metric]:
+            return metrics(known, Names(limit), Names(limit))
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Given())
+    return generate_latest(registry).decode()
+
+
+def test_a_known_month_is_as_reviewed(site: Path, ledger: Ledger) -> None:
+    now = datetime(2026, 3, 20, 12, 30, tzinfo=timezone.utc)
+    known = snapshot(configuration.load(site), ledger, parse_month("2026-03", BERLIN, now), now)
+
+    check("exporter.prom", exposed(known, 3))
+
+
+def test_hostile_accounts_are_only_labels(living: Path) -> None:
     config = configuration.load(living)
     now = datetime.now(timezone.utc)
     with open_ledger(config) as ledger:
@@ -111,13 +134,7 @@ def test_hostile_accounts_are_only_labels(living: Path) -> None:
         for name in hostile.storable().values()
     ]
 
-    class Given:
-        def collect(self) -> Iterable[Metric]:
-            return metrics(known._replace(accounts=accounts, partitions=accounts), Names(500), Names(500))
-
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(Given())
-    text = generate_latest(registry).decode()
+    text = exposed(known._replace(accounts=accounts, partitions=accounts), 500)
     assert hostile.exposition_faults(text) == []
     assert lint(text) == ""
     labels = {dict(has)["account"] for name, has in parsed(text) if name == "hpccarbon_account_energy_joules_total"}
