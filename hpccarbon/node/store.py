@@ -116,7 +116,7 @@ class Store:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=NORMAL")
             self._prepare(cluster, node, readonly)
-        except (OSError, sqlite3.Error) as err:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as err:
             raise StoreError(f"store {path}: {err} (is paths.state_dir on a node-local disk with room?)") from err
         self._boots: dict[str, int] = {}
 

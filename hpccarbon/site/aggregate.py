@@ -77,23 +77,30 @@ def aggregate_hour(
     import duckdb
 
     files = sorted(files)
-    con = connect(threads)
-    try:
-        con.execute(f"SET memory_limit = '{shards.MEMORY}'")
-        judged = shards.load(con, files, cluster, hour)
-        merge(con, hour)
-        found = con.execute("SELECT count(*), min(job_id), max(job_id) FROM merged").fetchone()
-        rows, first_job, last_job = found or (0, None, None)
-        set_aside = tuple((Path(fault.path).name, fault.reason) for fault in judged.faults)
-        written = index.Written(shards.digest(files), len(files), rows, first_job, last_job, set_aside)
-        _put(con, target, cluster, hour, written)
-    except (duckdb.ConversionException, duckdb.OutOfRangeException) as err:
-        raise ShardError(target, f"a sum does not fit in 64 bits: {reason(err)}") from err
-    except OSError as err:
-        raise ShardError(target, f"{err.strerror} (may this user write the ledger?)") from err
-    finally:
-        con.close()
-    return written, judged.faults
+    refused: dict[str, str] = {}
+    while True:
+        con = connect(threads)
+        try:
+            con.execute(f"SET memory_limit = '{shards.MEMORY}'")
+            judged = shards.load(con, files, cluster, hour, refused)
+            merge(con, hour)
+            found = con.execute("SELECT count(*), min(job_id), max(job_id) FROM merged").fetchone()
+            rows, first_job, last_job = found or (0, None, None)
+            set_aside = tuple((Path(fault.path).name, fault.reason) for fault in judged.faults)
+            written = index.Written(shards.digest(files), len(files), rows, first_job, last_job, set_aside)
+            _put(con, target, cluster, hour, written)
+        except shards.EngineGaveUp as err:
+            refused |= err.refused
+        except (duckdb.ConversionException, duckdb.OutOfRangeException) as err:
+            raise ShardError(target, f"a sum does not fit in 64 bits: {reason(err)}") from err
+        except duckdb.Error as err:
+            raise ShardError(target, f"the hour cannot be merged: {reason(err)}") from err
+        except OSError as err:
+            raise ShardError(target, f"{err.strerror} (may this user write the ledger?)") from err
+        else:
+            return written, judged.faults
+        finally:
+            con.close()
 
 
 def merge(con: duckdb.DuckDBPyConnection, hour: datetime) -> None:

@@ -6,6 +6,7 @@ file's size and time is read again from that file's own metadata.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta, timezone
@@ -16,7 +17,7 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
-from hpccarbon.site.engine import quoted, reason
+from hpccarbon.site.engine import connect, quoted, reason
 from hpccarbon.site.shards import day_entries, hour_entries, metadata
 from hpccarbon.units import HOUR_S
 
@@ -187,7 +188,11 @@ def _said(con: duckdb.DuckDBPyConnection, path: str, place: Mapping[str, str], k
     import duckdb
 
     try:
-        said = metadata(con, path)
+        try:
+            said = metadata(con, path)
+        except duckdb.FatalException:  # over this file, or over one before it: another connection tells
+            with contextlib.closing(connect(1)) as other:
+                said = metadata(other, path)
     except duckdb.Error as err:
         raise ShardError(path, f"{reason(err)} (run `hpccarbon aggregate`: it makes the hour again)") from err
     if (said.get("schema"), said.get("version")) != ("ledger", str(schema.LEDGER_VERSION)):

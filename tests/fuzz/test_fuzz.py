@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.fuzz.mutate import mutated
-from tests.fuzz.table import TARGETS, Tally, judged, mutate_for
+from tests.fuzz.table import TARGETS, Tally, judged, mutate_for, opened
 from tests.fuzz.target import WrongTotal
 from tests.stubs.nvml import build
 
 INPUTS = {"node": 6, "shard": 20, "drawn shard": 20, "ledger": 12, "kernel file": 60, "NVIDIA library": 20}
 SEED = 20261124
+FOUND = Path(__file__).with_name("found")
+"""Inputs that broke something, named TARGET.WHAT.bin."""
 
 
 @pytest.mark.parametrize("name", TARGETS)
@@ -20,6 +24,21 @@ def test_nothing_breaks(name: str) -> None:
     tally = mutate_for(TARGETS[name], INPUTS.get(name, 100), SEED)
     assert list(tally.kept) == []
     assert tally.inputs == INPUTS.get(name, 100)
+
+
+@pytest.mark.parametrize("path", sorted(FOUND.glob("*.bin")), ids=lambda path: path.stem)
+def test_what_was_found_once_stays_mended(path: Path) -> None:
+    tally = Tally()
+    with opened(TARGETS[path.name.partition(".")[0]]) as check:
+        judged(check, path.read_bytes(), tally)
+    assert list(tally.kept) == []
+
+
+def test_a_shard_that_the_engine_does_not_survive_is_set_aside() -> None:
+    tally = Tally()
+    with opened(TARGETS["shard"]) as check:  # which holds the good shard beside it to its sums
+        judged(check, (FOUND / "ledger.engine-gives-up.bin").read_bytes()[1:], tally)
+    assert list(tally.kept) == []
 
 
 def test_the_same_seed_gives_the_same_inputs() -> None:

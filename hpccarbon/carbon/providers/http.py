@@ -6,10 +6,13 @@ is the system's trust store (SSL_CERT_FILE). No message holds a query string or 
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import email.utils
 import http.client
 import json
 import os
+import re
 import ssl
 import time
 import urllib.error
@@ -30,6 +33,10 @@ MAX_WAIT_S = 120.0
 """Longer than this nobody waits for a service: the command says so and is run again."""
 AGAIN = frozenset((408, 425, 429, 500, 502, 503, 504))
 """Answers that may be another one a little later."""
+
+
+_KEY_LIKE = re.compile("key|token|secret|password", re.IGNORECASE)
+_KEY_LENGTH = 6
 
 
 class ProviderError(CarbonError):
@@ -143,7 +150,7 @@ class Client:
             try:
                 return self._once(request, what)
             except urllib.error.HTTPError as err:
-                body = _body_of(err)
+                body = _without(_body_of(err), query, headers)
                 wait_s = self._wait_after(err, attempt)
                 if err.code not in AGAIN:
                     raise Refused(f"{what}: {_refusal(err.code, body)}", err.code, body) from None
@@ -174,7 +181,8 @@ class Client:
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
-            raise Malformed(f"{self.name}: {self.host}{path} did not answer JSON but {_shown(body)}") from None
+            told = _shown(_without(body, query, headers))
+            raise Malformed(f"{self.name}: {self.host}{path} did not answer JSON but {told}") from None
 
     def _once(self, request: urllib.request.Request, what: str) -> bytes:
         deadline = self._clock() + 4 * self._timeout_s
@@ -272,6 +280,20 @@ def _body_of(err: urllib.error.HTTPError) -> bytes:
         return err.read(4096)
     except (OSError, http.client.HTTPException):
         return b""
+
+
+def _without(body: bytes, query: Mapping[str, str] | None, headers: Mapping[str, str] | None) -> bytes:
+    """A body that will be quoted, without the keys that were sent: careless services tell them back."""
+    words = [value for name, value in (query or {}).items() if _KEY_LIKE.search(name)]
+    for name, value in (headers or {}).items():
+        if name.lower() not in ("accept", "user-agent"):
+            words += [value, *value.split(" ")]
+            with contextlib.suppress(ValueError, UnicodeDecodeError):
+                words += base64.b64decode(value.removeprefix("Basic "), validate=True).decode().split(":", 1)
+    for word in sorted(words, key=len, reverse=True):
+        if len(word) >= _KEY_LENGTH:
+            body = body.replace(word.encode(), b"[key]")
+    return body
 
 
 def _refusal(code: int, body: bytes) -> str:

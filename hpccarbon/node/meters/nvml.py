@@ -32,7 +32,7 @@ _GPU_MAX_W = 1_500
 _PEAK_PERCENT = 130
 """Short peaks lie above the limit, which is held over about a second."""
 _BLANK_MW = 0x7FFFFFF0
-_BLANK_MJ = 0x7FFFFFFFFFFFFFF0
+_BLANK_MJ = 0x7FFFFFFFFFFFFFF0 // 1000  # and what is no 64-bit number of microjoules
 """Values from here on say "no value" (DCGM's blanks, NVML_VALUE_NOT_AVAILABLE), never a power or an energy."""
 _ARCH_VOLTA, _ARCH_AMPERE = 5, 7
 _GONE = "the GPU was there and is not found any more"
