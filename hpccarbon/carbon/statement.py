@@ -39,6 +39,7 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     embodied_high_g: float | None
     sci_g: Annotated[float | None, Means(description="ISO/IEC 21031: (electricity + manufacturing) per unit")]
     sci_unit: str
+    sci_units: Annotated[float, Means(description="how many of them the energy was for")]
     market_g: Annotated[float | None, Means(description="electricity, market-based; null where no contract is known")]
     water_l: Annotated[float | None, Means(description="site water; null where the site gives no WUE")]
     comparison: equivalents.Equivalent | None
@@ -64,7 +65,7 @@ def statement(
     rows: Iterable[Row],
     held: Mapping[str, Held] | None = None,
     *,
-    modelled_percent: float = 0.0,
+    energy_spread: float | None = None,
     units: float = 1.0,
     unit: str = "job",
 ) -> Statement:
@@ -72,7 +73,7 @@ def statement(
 
     Args:
         held: place -> cores and GPUs × time (`held_of`); None: the hardware is left out.
-        modelled_percent: how much of the energy a model estimated.
+        energy_spread: one sigma of the energy itself, relative (`uncertainty.energy_spread`).
         units, unit: what the SCI is per: 1 job, 40 simulated years, ...
 
     Raises: CarbonError for a zone that is not known. ValueError for `units` <= 0.
@@ -95,7 +96,7 @@ def statement(
         notes.update(dict.fromkeys(told.notes))
         if carbon.market.source:
             notes.update(dict.fromkeys(both.notes))
-        errors = budget(told, modelled_percent)
+        errors = budget(told, energy_spread)
         if errors is not None and its_g is not None:
             common_g += its_g * errors.common_percent / 100
             own_g = (own_g**2 + (its_g * errors.own_percent / 100) ** 2) ** 0.5
@@ -114,6 +115,7 @@ def statement(
         embodied_high_g=made[2] / UG_PER_G if made else None,
         sci_g=None if total is None or made is None else sci(total, made[0], units, unit).value,
         sci_unit=unit,
+        sci_units=units,
         market_g=market.value,
         water_l=water.value,
         comparison=equivalents.car(None if total is None else total + (embodied_g or 0.0), places.carbon),

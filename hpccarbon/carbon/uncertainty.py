@@ -7,6 +7,7 @@ one job's own (its hours): the first does not average out in the total of a year
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import hypot
 from typing import Annotated
 
@@ -16,6 +17,28 @@ from hpccarbon.carbon import tables
 from hpccarbon.carbon.footprint import Description
 
 Means = msgspec.Meta
+
+
+COMPONENTS = ("cpu", "dram", "gpu", "other")
+
+
+def energy_spread(parts_uj: Mapping[str, int | None], modelled_uj: int) -> float | None:
+    """One sigma of an energy, relative, from the classes of its meters and the part that a model estimated.
+
+    Args:
+        parts_uj: energy by component (`COMPONENTS`), None where there was no meter.
+
+    Returns: None where nothing was metered. Errors of one class are common to all its meters and add up; the classes
+        are different instruments, so that theirs combine in quadrature (docs/method.md, "How far a figure may be off").
+    """
+    known = {name: part for name, part in parts_uj.items() if part}
+    whole = sum(known.values())
+    if not whole:
+        return None
+    bands = tables.bands()
+    measured = 1 - modelled_uj / whole  # what was modelled is not known by component: taken from each alike
+    errors = [part * measured * bands[f"energy_{name}"].relative for name, part in known.items()]
+    return hypot(modelled_uj * bands["energy_modelled"].relative, *errors) / whole
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,23 +71,20 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
         return grams / factor, grams * factor
 
 
-def budget(told: Description, modelled_percent: float = 0.0) -> Budget | None:
+def budget(told: Description, energy: float | None = None) -> Budget | None:
     """The errors of the grams that `told` describes; None where there are no grams.
 
     Args:
-        modelled_percent: how much of the energy a model estimated.
+        energy: `energy_spread` of the energy; None: all of it from counters of CPUs.
     """
     if told.common_percent is None or told.own_percent is None:
         return None
     bands = tables.bands()
-    part = modelled_percent / 100
-    measured, modelled = bands["energy_measured"].relative, bands["energy_modelled"].relative
     notes = [] if told.pue else ["the PUE is unknown: what it adds is in no figure, and its error in no range"]
     return Budget(
         intensity_percent=told.common_percent,
         hours_percent=told.own_percent,
         pue_percent=100 * bands["pue"].relative if told.pue else None,
-        # The two parts are different instruments with errors of their own.
-        energy_percent=100 * hypot((1 - part) * measured, part * modelled),
+        energy_percent=100 * (bands["energy_measured"].relative if energy is None else energy),
         notes=notes,
     )

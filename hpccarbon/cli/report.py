@@ -7,23 +7,22 @@ import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
-import msgspec
 
 from hpccarbon.cli.common import config_option, demo_option, listed, parse_month, parse_time, reader_zone, warn
-from hpccarbon.cli.output import screen_of
+from hpccarbon.cli.output import screen_of, write_whole
 
 if TYPE_CHECKING:
-    from hpccarbon.carbon.places import Places
+    from hpccarbon.carbon.advice import Advice
     from hpccarbon.config import Config
-    from hpccarbon.errors import CarbonError
+    from hpccarbon.report.applied import Applied, Per
     from hpccarbon.report.figures import CarbonOf
-    from hpccarbon.report.job import JobPart, JobReport, PowerPoint, Wanted
+    from hpccarbon.report.job import Hint, JobPart, JobReport, PowerPoint, Wanted
     from hpccarbon.report.render.text import Screen
     from hpccarbon.report.usage import UsageReport
-    from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
+    from hpccarbon.site.ledger import EnergyRow, Ledger
     from hpccarbon.slurm.record import JobRecord
 
 Word = TypeVar("Word")
@@ -64,6 +63,11 @@ Examples:
     metavar="WORDS",
     help="Lines of the table: user, account, partition, job, node, hour, day, month, holder; several with commas.",
 )
+@click.option("--explain", is_flag=True, help="With --job: the whole arithmetic from joules to grams, line by line.")
+@click.option("--as-of", metavar="TIME", help="With the carbon data of this time: an older report again.")
+@click.option("--per", metavar="'N UNIT'", help="What the job produced, for its SCI: '40 simulated years'.")
+@click.option("--elsewhere", multiple=True, metavar="ZONE", help="The same energy in these zones, for comparison.")
+@click.option("--other-times", is_flag=True, help="The same energy at other hours of that week, for comparison.")
 @click.option(
     "--top", type=click.IntRange(0), default=40, metavar="N", help="Lines shown as text; 0: all. [default: 40]"
 )
@@ -90,6 +94,11 @@ def command(
     until: str | None,
     month: str | None,
     by: str | None,
+    explain: bool,
+    as_of: str | None,
+    per: str | None,
+    elsewhere: tuple[str, ...],
+    other_times: bool,
     top: int,
     budget: bool,
     cluster: str | None,
@@ -112,6 +121,14 @@ def command(
         raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
     zone, now = reader_zone(config), datetime.now(timezone.utc)
     ledger = ledger_of(config, cluster)
+    if explain and not jobs:
+        raise click.UsageError("--explain shows the arithmetic of jobs: name them with --job")
+    asked = Asked(
+        applied=_applied(config, None if as_of is None else parse_time(as_of, zone, now)),
+        per=_per(per),
+        zones=listed(elsewhere) or (),
+        times=other_times,
+    )
     if budget:
         narrowed = {"--job": jobs, "--user": users, "--me": me, "--account": accounts, "--partition": partitions}
         narrowed |= {"--node": nodes, "--by": by, "--since": since, "--until": until, "--month": month}
@@ -125,7 +142,11 @@ def command(
             raise click.UsageError(f"--job shows a job whole; it does not go together with {', '.join(clash)}")
         from hpccarbon.report.job import parse_wanted
 
-        report: JobReport | UsageReport = job_report(config, ledger, _usable(parse_wanted, jobs), now)
+        wanted = _usable(parse_wanted, jobs)
+        of_jobs = job_report(config, ledger, wanted, now, asked)
+        if explain:
+            ctx.exit(_explain(of_jobs, asked, format_, output, zone))
+        report: JobReport | UsageReport = of_jobs
     else:
         from hpccarbon.report.usage import Filters, parse_by
 
@@ -150,12 +171,43 @@ def command(
         words = _usable(parse_by, by or ("job" if who else "user"))
         many = top if format_ == "text" else 0
         report = usage_report(
-            config, ledger, words, filters, begin, None if until is None and month is None else end, many
+            config, ledger, words, filters, begin, None if until is None and month is None else end, many, asked
         )
     for fault in report.set_aside:
         warn(f"set aside, in no figure: {fault.path}: {fault.reason}")
     failed = _emit(report, format_, output, zone, top)
     ctx.exit(1 if failed else 0)
+
+
+class Asked(NamedTuple):
+    """What was asked of carbon beyond grams."""
+
+    applied: Applied
+    per: Per | None = None
+    zones: tuple[str, ...] = ()
+    times: bool = False
+
+
+def _applied(config: Config, as_of: datetime | None = None) -> Applied:
+    from hpccarbon.report.applied import Applied
+
+    return Applied(config, as_of)
+
+
+def _per(text: str | None) -> Per | None:
+    """`40 simulated years`, or `samples` for one of them."""
+    if text is None:
+        return None
+    from hpccarbon.report.applied import Per
+
+    number, _, unit = text.strip().partition(" ")
+    try:
+        units = float(number)
+    except ValueError:
+        units, unit = 1.0, text.strip()
+    if not 0 < units < float("inf") or not unit.strip():
+        raise click.BadParameter(f"{text!r}: write a number and what it counts, as in '40 simulated years'")
+    return Per(units, unit.strip())
 
 
 def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:
@@ -182,9 +234,12 @@ def _format_of(output: Path | None) -> Format:
 # ---- jobs -----------------------------------------------------------------------------------------------------------
 
 
-def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: datetime) -> JobReport:
+def job_report(
+    config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: datetime, asked: Asked | None = None
+) -> JobReport:
     """All that is known of these jobs. `now` (aware) tells what cannot have been sealed yet."""
     from hpccarbon.report import job as build
+    from hpccarbon.report.applied import Per
     from hpccarbon.report.figures import set_aside
     from hpccarbon.site.ledger import Selection
 
@@ -192,7 +247,8 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
     plain = {one.job_id for one in wanted if one.task is None and one.het is None}
     job_ids = tuple(sorted(plain | {record.job_id for record in records}))
     selection = Selection(job_ids=job_ids, holders=("job",))
-    rows, carbon = _with_grams(config, ledger.energy(selection, build.BY))
+    asked = asked or Asked(_applied(config))
+    rows, carbon = asked.applied.of_jobs(ledger.energy(selection, build.BY))
     by_job: dict[int, list[EnergyRow]] = {}
     for row in rows:
         by_job.setdefault(int(str(row.key[0])), []).append(row)
@@ -220,6 +276,7 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
     total = build.total_of(parts, used, of_job)
     single = parts[0] if len(parts) == 1 else None
     power, step_s = _power(ledger, single, used) if single else ([], None)
+    asked.applied.narrow(used)
     return build.JobReport(
         cluster=ledger.cluster or "",
         timezone=config.report.timezone,
@@ -227,9 +284,11 @@ def job_report(config: Config, ledger: Ledger, wanted: Sequence[Wanted], now: da
         jobs=parts,
         total=total,
         carbon=carbon,
+        statement=asked.applied.statement(total, asked.per or Per(max(1, len(parts)), "job")),
+        advice=_advice(asked),
         power_step_s=step_s,
         power=power,
-        hints=build.hints_of(single, _silent(single, of_job), _unreadable(ledger, single)) if single else [],
+        hints=_hints(ledger, single, of_job, asked, carbon) if single else [],
         missing=missing,
         set_aside=set_aside(ledger.faults),
     )
@@ -276,6 +335,65 @@ def _records(config: Config, ledger: Ledger, wanted: Sequence[Wanted]) -> tuple[
             unasked = str(err)
             warn(f"names and states may be missing or old: {err}")
     return [known[key] for key in sorted(known)], unasked
+
+
+def _hints(
+    ledger: Ledger, job: JobPart, of_job: dict[int, list[JobRecord]], asked: Asked, carbon: Sequence[CarbonOf]
+) -> list[Hint]:
+    """What would make the next one cheaper; other hours are looked at where the job's own are known by the hour."""
+    from hpccarbon.report.job import hints_of
+
+    rungs = {rung.rung for one in carbon for rung in one.method.rungs}
+    later = None
+    if rungs and not rungs & {"year", "country", "world", "fixed"}:
+        from hpccarbon.carbon.advice import other_times
+        from hpccarbon.report.applied import energy_by_hour
+
+        applied = asked.applied
+        shifts = other_times(
+            applied.config.carbon,
+            energy_by_hour(applied.located),
+            applied.config.shared("intensity"),
+            first_h=0,
+            last_h=24,
+            as_of=applied.as_of,
+        ).times
+        later = shifts[0] if shifts else None
+    return hints_of(job, _silent(job, of_job), _unreadable(ledger, job), later)
+
+
+def _advice(asked: Asked) -> Advice | None:
+    """Other times and zones, where they were asked for."""
+    if not asked.times and not asked.zones:
+        return None
+    from hpccarbon.carbon.advice import Advice, other_times, other_zones
+    from hpccarbon.report.applied import energy_by_hour
+
+    applied = asked.applied
+    carbon, series_dir = applied.config.carbon, applied.config.shared("intensity")
+    used = energy_by_hour(applied.located)
+    empty = Advice(co2e_g=None, times=[], zones=[], notes=[])
+    when = other_times(carbon, used, series_dir, as_of=applied.as_of) if asked.times else empty
+    where = other_zones(carbon, used, asked.zones, series_dir, applied.as_of) if asked.zones else empty
+    return Advice(
+        co2e_g=when.co2e_g if asked.times else where.co2e_g,
+        times=when.times,
+        zones=where.zones,
+        notes=list(dict.fromkeys([*when.notes, *where.notes])),
+    )
+
+
+def _explain(report: JobReport, asked: Asked, format_: Format, output: Path | None, zone: tzinfo) -> int:
+    """Print the arithmetic; returns the exit status."""
+    from hpccarbon.carbon.explain import explain
+    from hpccarbon.report.render.explained import content
+
+    if not report.jobs:
+        return _emit(report, format_, output, zone, 0)
+    applied = asked.applied
+    told = explain(applied.places, applied.located, applied.held.items())
+    _write(content(told, report, format_, screen_of(zone, output)), output)
+    return int(bool(report.missing))
 
 
 def _silent(job: JobPart, of_job: dict[int, list[JobRecord]]) -> list[str]:
@@ -332,7 +450,14 @@ def _power(ledger: Ledger, job: JobPart, rows: Sequence[EnergyRow]) -> tuple[lis
 
 
 def usage_report(
-    config: Config, ledger: Ledger, by: list[str], filters: Any, since: datetime, until: datetime | None, top: int
+    config: Config,
+    ledger: Ledger,
+    by: list[str],
+    filters: Any,
+    since: datetime,
+    until: datetime | None,
+    top: int,
+    asked: Asked | None = None,
 ) -> UsageReport:
     """A table of energy. Job names are looked up for the first `top` lines (0: all)."""
     from hpccarbon.report import usage as build
@@ -347,14 +472,11 @@ def usage_report(
         until=until,
     )
     words = [build.WORDS[word] for word in by if word != "holder"]
-    rows, carbon = _energy(config, ledger, selection, ("holder", *words))
-    if "job" in by:
-        place = 1 + words.index("job_id")
-        keys = [(*row.key, row.key[place]) for row in rows if row.key[0] == "job"]
-    else:
-        only_jobs = msgspec.structs.replace(selection, holders=("job",))
-        keys = [row.key for row in ledger.energy(only_jobs, ("holder", *words, "job_id"))]
-    lines, total = build.usage_rows(by, rows, keys)
+    asked = asked or Asked(_applied(config))
+    applied = asked.applied
+    rows, carbon = applied.of_selection(ledger, selection, ("holder", *words))
+    lines, total = build.usage_rows(by, rows, ledger.job_counts(selection, ("holder", *words)))
+    applied.hold(ledger, selection)
     if "job" in by:
         place = by.index("job")
         shown = [line.key[place] for line in lines if line.key][: top + 1 if top else None]
@@ -370,6 +492,8 @@ def usage_report(
         rows=lines,
         total=total,
         carbon=carbon,
+        statement=applied.statement(total.figures, asked.per),
+        advice=_advice(asked),
         set_aside=set_aside(ledger.faults),
     )
 
@@ -390,101 +514,6 @@ def _budgets(config: Config, ledger: Ledger, now: datetime, format_: Format, out
     report = BudgetReport(cluster=ledger.cluster or "", timezone=config.report.timezone, at=now, budgets=lines)
     _write(content(report, format_, screen_of(zone, output)), output)
     return exit_status(lines)
-
-
-# ---- carbon ---------------------------------------------------------------------------------------------------------
-
-
-def _with_grams(config: Config, rows: Sequence[EnergyRow]) -> tuple[list[EnergyRow], list[CarbonOf]]:
-    """Rows of one hour, node and partition each (keys as `job.BY`), with their grams and how they were made."""
-    from hpccarbon.carbon.places import Places
-    from hpccarbon.errors import CarbonError
-
-    places = Places(config.carbon, config.shared("intensity"))
-    hours: dict[str, dict[datetime, int]] = {}
-    for row in rows:
-        used = hours.setdefault(places.place_of(_name(row.key[2]), _name(row.key[5])), {})
-        used[_hour(row.key[6])] = used.get(_hour(row.key[6]), 0) + row.energy_uj
-    try:
-        # All hours of a place at once: a series is read from its first to its last.
-        for place, used in hours.items():
-            places.factors(place).mapping(used)
-        said = _said(places, hours)
-    except CarbonError as err:
-        return list(rows), [_no_grams(config, err)]
-    return [
-        msgspec.structs.replace(
-            row, grams=places.grams([(_hour(row.key[6]), _name(row.key[2]), _name(row.key[5]), row.energy_uj)])
-        )
-        for row in rows
-    ], said
-
-
-def _energy(
-    config: Config, ledger: Ledger, selection: Selection, by: Sequence[str]
-) -> tuple[list[EnergyRow], list[CarbonOf]]:
-    """Rows of any kind, with grams where a zone is configured, and how they were made."""
-    from hpccarbon.carbon.places import Places
-    from hpccarbon.errors import CarbonError
-
-    places = Places(config.carbon, config.shared("intensity"))
-    try:
-        if places.several:
-            return _energy_of_places(places, ledger, selection, by)
-        factors = places.factors()
-        if factors.zone is None:
-            return ledger.energy(selection, by), _said(places, {})
-        hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
-        return ledger.energy(selection, by, factors.mapping(hours)), _said(places, {"": hours})
-    except CarbonError as err:
-        return ledger.energy(selection, by), [_no_grams(config, err)]
-
-
-def _energy_of_places(
-    places: Places, ledger: Ledger, selection: Selection, by: Sequence[str]
-) -> tuple[list[EnergyRow], list[CarbonOf]]:
-    """The same for a cluster whose nodes stand in several places: each row's grams are those of its parts."""
-    parts: dict[tuple[Any, ...], list[tuple[datetime, str | None, str | None, int]]] = {}
-    hours: dict[str, dict[datetime, int]] = {}
-    for row in ledger.energy(selection, (*by, "hour", "node", "partition")):
-        *key, at, node, partition = row.key
-        hour, where = _hour(at), (_name(node), _name(partition))
-        parts.setdefault(tuple(key), []).append((hour, *where, row.energy_uj))
-        used = hours.setdefault(places.place_of(*where), {})
-        used[hour] = used.get(hour, 0) + row.energy_uj
-    said = _said(places, hours)
-    rows = ledger.energy(selection, by)
-    return [msgspec.structs.replace(row, grams=places.grams(parts.get(row.key, ()))) for row in rows], said
-
-
-def _said(places: Places, hours: dict[str, dict[datetime, int]]) -> list[CarbonOf]:
-    """How each place's grams are made, most energy first."""
-    from hpccarbon.report.figures import CarbonOf
-
-    said = [
-        CarbonOf(place=place, energy_uj=sum(used.values()), method=places.factors(place).describe(used))
-        for place, used in hours.items()
-    ]
-    said.sort(key=lambda one: -one.energy_uj)
-    return said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
-
-
-def _no_grams(config: Config, err: CarbonError) -> CarbonOf:
-    """A zone that is not known takes the grams away, not the energy."""
-    from hpccarbon.carbon.footprint import Factors
-    from hpccarbon.report.figures import CarbonOf
-
-    nowhere = Factors(msgspec.structs.replace(config.carbon, zone="")).describe()
-    return CarbonOf(place="", energy_uj=0, method=msgspec.structs.replace(nowhere, notes=[str(err)]))
-
-
-def _hour(key: Any) -> datetime:
-    assert isinstance(key, datetime)
-    return key
-
-
-def _name(key: Any) -> str | None:
-    return None if key is None else str(key)
 
 
 # ---- output ---------------------------------------------------------------------------------------------------------
@@ -529,18 +558,4 @@ def _write(content: str | bytes, output: Path | None) -> None:
         else:
             sys.stdout.buffer.write(content)
         return
-    from hpccarbon.errors import HpcCarbonError
-
-    data = content.encode() if isinstance(content, str) else content
-    try:
-        if output.exists() and not output.is_file():
-            output.write_bytes(data)  # a pipe or a device: nothing to replace
-            return
-        temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(data)
-            temporary.replace(output)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as err:
-        raise HpcCarbonError(f"cannot write {output}: {err.strerror or err}") from err
+    write_whole(output, content.encode() if isinstance(content, str) else content)

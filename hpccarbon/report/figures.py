@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 
 from hpccarbon.carbon.footprint import Description
+from hpccarbon.carbon.uncertainty import energy_spread
 from hpccarbon.units import BUCKET_S
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     """Energy of a job, a node, a user, ... and what is known about it. null is "not known", never zero."""
 
     energy_uj: Annotated[int | None, Means(description="energy in microjoules: the sum of the metered components")]
+    low_uj: Annotated[int | None, Means(description="the energy less one sigma, as a factor: from the meters' classes")]
+    high_uj: Annotated[int | None, Means(description="the energy and one sigma more")]
     cpu_uj: Annotated[int | None, Means(description="energy of the CPU packages; null where there was no meter")]
     dram_uj: Annotated[int | None, Means(description="energy of the memory")]
     gpu_uj: Annotated[int | None, Means(description="energy of the GPUs")]
@@ -47,6 +50,12 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     first: Annotated[datetime | None, Means(description="start of the first minute with a row")]
     last: Annotated[datetime | None, Means(description="end of the last minute with a row")]
     co2e_g: Annotated[float | None, Means(description="grams CO2e; null where an intensity is not known")]
+
+    @property
+    def energy_spread(self) -> float | None:
+        """One sigma of the energy, relative."""
+        parts = {"cpu": self.cpu_uj, "dram": self.dram_uj, "gpu": self.gpu_uj, "other": self.other_uj}
+        return energy_spread(parts, self.modelled_uj)
 
     @property
     def active_uj(self) -> int | None:
@@ -100,10 +109,13 @@ def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: i
     present_ms = sum(row.present_ms for row in rows)
     core_us, cpu_time_us = plus(row.core_us for row in rows), plus(row.cpu_time_us for row in rows)
     whole_ms = max(present_ms, expected_ms)
+    spread = energy_spread({"cpu": cpu_uj, "dram": dram_uj, "gpu": gpu_uj, "other": other_uj}, modelled_uj)
     grams = [row.grams for row in rows if row.energy_uj]
     known = [gram for gram in grams if gram is not None]
     return Figures(
         energy_uj=energy_uj,
+        low_uj=None if energy_uj is None else round(energy_uj / (1 + (spread or 0.0))),
+        high_uj=None if energy_uj is None else round(energy_uj * (1 + (spread or 0.0))),
         cpu_uj=cpu_uj,
         dram_uj=dram_uj,
         gpu_uj=gpu_uj,

@@ -166,7 +166,9 @@ class JobReport(msgspec.Struct, frozen=True, kw_only=True):
     jobs: list[JobPart]
     total: Annotated[Figures, Means(description="all jobs together")]
     carbon: Annotated[list[CarbonOf], Means(description="one entry per place, most energy first")]
-    statement: Annotated[Statement | None, Means(description="all carbon has to say of the total; null without a zone")]
+    statement: Annotated[Statement | None, Means(description="all carbon says of the total; null without a zone")] = (
+        None
+    )
     advice: Annotated[Advice | None, Means(description="other times and zones, where they were asked for")] = None
     power_step_s: Annotated[int | None, Means(description="length of a step of `power`")]
     power: Annotated[list[PowerPoint], Means(description="power of a single job over time")]

@@ -72,7 +72,7 @@ class Period:
         if self.factors is None:
             return None
         rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
-        return statement(self.places, rows, modelled_percent=100 - (figures.measured_percent or 0.0))
+        return statement(self.places, rows, energy_spread=figures.energy_spread)
 
     def intensity(self) -> dict[datetime, float]:
         """g CO2e per kWh of the grid of `[carbon]` itself, for every hour of the period that has begun."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
+from hpccarbon.carbon.advice import Advice
+from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 from hpccarbon.report.job import job_name
@@ -72,6 +74,10 @@ class UsageReport(msgspec.Struct, frozen=True, kw_only=True):
     rows: Annotated[list[UsageRow], Means(description="most energy first; by time: in its order")]
     total: Annotated[UsageRow, Means(description="all rows together: what the meters counted, unless narrowed")]
     carbon: Annotated[list[CarbonOf], Means(description="one entry per place, most energy first")]
+    statement: Annotated[Statement | None, Means(description="all carbon says of the total; null without a zone")] = (
+        None
+    )
+    advice: Annotated[Advice | None, Means(description="other times and zones, where they were asked for")] = None
     set_aside: Annotated[list[SetAside], Means(description="files that could not be trusted and are in no figure")]
 
 
@@ -85,7 +91,7 @@ def parse_by(text: str) -> list[str]:
 
 
 def usage_rows(
-    by: Sequence[str], rows: Sequence[EnergyRow], job_keys: Iterable[tuple[Key, ...]] = ()
+    by: Sequence[str], rows: Sequence[EnergyRow], jobs: Mapping[tuple[Key, ...], int]
 ) -> tuple[list[UsageRow], UsageRow]:
     """The table's lines and their total.
 
@@ -93,13 +99,10 @@ def usage_rows(
         by: words of `WORDS`.
         rows: energy rows grouped by ("holder", *by without "holder"). Where `holder` is not among `by`, the lines of
             `system` and `unallocated` are not divided further: each is one line at the end.
-        job_keys: keys as those of `rows`, then the job id: jobs are counted, a job in every line it is in.
+        jobs: how many jobs are behind each key of `rows`, a job in every line it is in; under () in all of them.
     """
     split = by.index("holder") if "holder" in by else None
     groups: dict[tuple[str, tuple[Key, ...]], list[EnergyRow]] = {}
-    members: dict[tuple[Key, ...], set[Key]] = {}
-    for *place, job_id in job_keys:
-        members.setdefault(tuple(place), set()).add(job_id)
     for row in rows:
         holder = str(row.key[0])
         key = row.key[1:] if holder == "job" or split is not None else ()
@@ -109,16 +112,15 @@ def usage_rows(
         UsageRow(
             key=_key(key, holder, split),
             holder=holder,
-            jobs=len(members.get((holder, *key), ())),
+            jobs=jobs.get((holder, *key), 0),
             share_percent=percent((figures := added(its_rows)).energy_uj, whole.energy_uj),
             figures=figures,
         )
         for (holder, key), its_rows in groups.items()
     ]
     _sort(by, lines, split)
-    everyone = set().union(*members.values())
     share = percent(whole.energy_uj, whole.energy_uj)
-    total = UsageRow(key=[], holder="total", jobs=len(everyone), share_percent=share, figures=whole)
+    total = UsageRow(key=[], holder="total", jobs=jobs.get((), 0), share_percent=share, figures=whole)
     return lines, total
 
 

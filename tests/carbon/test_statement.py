@@ -47,7 +47,7 @@ def test_every_figure_of_two_places() -> None:
     held = held_of(
         places, [("n1", "p", 64 * HOUR_US, 0), ("n1", "p", 64 * HOUR_US, 0), ("g1", "p", 9 * HOUR_US, 3 * HOUR_US)]
     )
-    told = statement(places, rows, held, modelled_percent=50, units=2, unit="samples")
+    told = statement(places, rows, held, energy_spread=0.15, units=2, unit="samples")
     assert told.co2e_g == pytest.approx(places.grams(rows))
     assert told.market_g == pytest.approx(3 * (1.4 + 1.1) * 20) and told.water_l == pytest.approx(3)
     here, there = (hardware(places.carbon_of(place).embodied) for place in ("", "gpu"))

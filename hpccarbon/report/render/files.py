@@ -25,6 +25,7 @@ _FIGURES = Figures.__struct_fields__
 _TYPES: dict[str, type] = {
     **dict.fromkeys(("job_id", "array_job_id", "array_task_id", "het_job_id", "het_offset", "restart"), int),
     **dict.fromkeys(("elapsed_s", "alloc_nodes", "alloc_cores", "alloc_gpus", "jobs", "nodes"), int),
+    **dict.fromkeys(("low_uj", "high_uj"), int),
     **dict.fromkeys(("energy_uj", "cpu_uj", "dram_uj", "gpu_uj", "other_uj", "static_uj", "modelled_uj"), int),
     **dict.fromkeys(("idle_cores_uj", "job_uj", "system_uj", "unallocated_uj"), int),
     **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
 from typing import NamedTuple
 
+from hpccarbon.carbon.advice import Advice, Shift
 from hpccarbon.carbon.footprint import NO_PUE, Description, RungShare
+from hpccarbon.carbon.statement import Statement
 from hpccarbon.report.figures import CarbonOf, Figures
 from hpccarbon.report.job import Hint, JobPart, JobReport, PowerPoint, base_state, states
 from hpccarbon.report.render import words
@@ -160,8 +162,15 @@ def _between(left: str, right: str, screen: Screen) -> str:
 
 
 def _wrapped(label: str, text: str, screen: Screen, mark: str = "") -> list[str]:
-    """A labelled paragraph that hangs under its label."""
-    room = max(20, screen.width - LABEL)
+    """A labelled paragraph that hangs under its label, yellow with `mark`."""
+    first, *rest = wrapped(label, text, screen, LABEL)
+    head = _pad(label, LABEL, right=False)
+    return [screen.warn(head) + first[LABEL:] if mark == "warn" else first, *rest]
+
+
+def wrapped(label: str, text: str, screen: Screen, indent: int = LABEL) -> list[str]:
+    """A paragraph that hangs under its label, `indent` columns wide."""
+    room = max(20, screen.width - indent)
     lines, line = [], ""
     for word in text.split(" "):
         if line and columns(line) + 1 + columns(word) > room:
@@ -170,13 +179,15 @@ def _wrapped(label: str, text: str, screen: Screen, mark: str = "") -> list[str]
         else:
             line = f"{line} {word}" if line else word
     lines.append(line)
-    head = _pad(label, LABEL, right=False)
-    head = screen.warn(head) if mark == "warn" else head
-    return [(head if number == 0 else " " * LABEL) + line for number, line in enumerate(lines)]
+    return [
+        (_pad(label, indent, right=False) if number == 0 else " " * indent) + line for number, line in enumerate(lines)
+    ]
 
 
 def _energy_lines(figures: Figures, screen: Screen) -> list[str]:
-    said = [] if figures.covered_percent is None else [f"{words.percent(figures.covered_percent)} covered"]
+    said = [] if figures.energy_spread is None else [f"± {words.percent(100 * figures.energy_spread)}"]
+    if figures.covered_percent is not None:
+        said.append(f"{words.percent(figures.covered_percent)} covered")
     if figures.measured_percent is not None:
         said.append(f"{words.percent(figures.measured_percent)} measured")
     note = f"  ({', '.join(said)})" if said else ""
@@ -185,19 +196,90 @@ def _energy_lines(figures: Figures, screen: Screen) -> list[str]:
     return [first.replace(amount, screen.bold(amount), 1), *rest]
 
 
-def carbon_lines(figures: Figures, carbon: Sequence[CarbonOf], screen: Screen) -> list[str]:
-    """Grams and what they were made with; or why there are none."""
+def carbon_lines(
+    figures: Figures, carbon: Sequence[CarbonOf], screen: Screen, told: Statement | None = None
+) -> list[str]:
+    """Grams with their range and what they were made with; or why there are none.
+
+    Args:
+        told: knows the whole range: intensity, PUE and energy; without it that of the intensity is said.
+    """
     notes = list(dict.fromkeys(note for one in carbon for note in one.method.notes if note != NO_PUE))
     if figures.co2e_g is None:
         return _wrapped("Carbon", f"{words.UNKNOWN}: {inert('; '.join(notes) or 'no intensity')}", screen)
     amount = f"{words.grams(figures.co2e_g)} CO2e"
     used = [one for one in carbon if one.energy_uj] or list(carbon)
     spread = _spread(used[0].method) if len(used) == 1 else None
+    if told is not None and told.co2e_g and told.high_g:
+        spread = 100 * (told.high_g / told.co2e_g - 1)
     first, *rest = _wrapped("Carbon", f"{amount}  (± {words.percent(spread)})" if spread else amount, screen)
     lines = [first.replace(amount, screen.bold(amount), 1), *rest]
     whole = sum(one.energy_uj for one in used)
     said = [_method(used[0].method)] if len(used) == 1 else [_of_place(one, whole) for one in used]
     return lines + [screen.dim(line) for text in [*said, *map(inert, notes)] for line in _wrapped("", text, screen)]
+
+
+def statement_lines(told: Statement | None, screen: Screen) -> list[str]:
+    """What carbon has to say beyond the grams of the electricity: only what the site has configured."""
+    if told is None or told.co2e_g is None:
+        return []
+    lines = []
+    if told.embodied_g is not None:
+        low, high = words.grams(told.embodied_low_g), words.grams(told.embodied_high_g)
+        lines += _wrapped(
+            "Hardware", f"{words.grams(told.embodied_g)} CO2e of its manufacturing ({low} to {high})", screen
+        )
+    if told.sci_g is not None:
+        each = told.sci_unit if told.sci_units == 1 else f"each of {told.sci_units:,.10g} {told.sci_unit}"
+        lines += _wrapped("SCI", f"{words.grams(told.sci_g)} CO2e per {inert(each, 60)} (ISO/IEC 21031)", screen)
+    if told.market_g is not None:
+        lines += _wrapped(
+            "Market", f"{words.grams(told.market_g)} CO2e by the site's contracts (scope 2, market-based)", screen
+        )
+    if told.water_l is not None:
+        lines += _wrapped("Water", f"{words.number(told.water_l)} l at the site", screen)
+    if told.comparison is not None:
+        lines += [
+            screen.dim(line) for line in _wrapped("Like", f"{told.comparison.text}, {told.comparison.note}", screen)
+        ]
+    return lines
+
+
+def advice_lines(advice: Advice | None, screen: Screen) -> list[str]:
+    """Other times and zones, where they were asked for."""
+    if advice is None:
+        return []
+    lines: list[str] = []
+    if advice.times:
+        best, worst = advice.times[0], advice.times[-1]
+        lines.append("The same energy at other hours of that week")
+        lines += [_shift("best", best, screen), _shift("worst", worst, screen)]
+    if advice.zones:
+        lines.append("The same energy in the same hours elsewhere")
+        headings = (
+            Heading("zone", right=False),
+            Heading("", right=False, keep=3),
+            Heading("CO2e"),
+            Heading("than here"),
+        )
+        rows = [
+            [inert(one.zone, 20), inert(one.name, 30), words.grams(one.co2e_g), _less(one.saved_percent)]
+            for one in advice.zones
+        ]
+        lines += table(headings, rows, screen)
+    for note in advice.notes:
+        lines += [screen.dim(line) for line in _wrapped("", inert(note, 300), screen)]
+    return ["", *lines]
+
+
+def _shift(word: str, one: Shift, screen: Screen) -> str:
+    when = f"{one.start.astimezone(screen.zone):%a %m-%d %H:%M}"
+    return f"  {word:<6} begun {when} ({one.shift_h:+d} h): {words.grams(one.co2e_g)}, {_less(one.saved_percent)}"
+
+
+def _less(saved_percent: float) -> str:
+    word = "less" if saved_percent >= 0 else "more"
+    return f"{words.percent(abs(saved_percent))} {word}"
 
 
 def _of_place(one: CarbonOf, whole: int) -> str:
@@ -240,9 +322,10 @@ def _data(figures: Figures, carbon: Sequence[CarbonOf], screen: Screen) -> list[
     if figures.co2e_g is None:
         return []
     notices = [notice for one in carbon for notice in one.method.notices]
-    sources = [share.source for one in carbon for share in one.method.rungs]
-    unnamed = [source for source in sources if not any(source in notice for notice in notices)]
-    text = "; ".join(inert(one) for one in dict.fromkeys([*unnamed, *notices]))
+    shares = [share for one in carbon for share in one.method.rungs]
+    unnamed = [share.source for share in shares if not any(share.source in notice for notice in notices)]
+    editions = dict.fromkeys(f"edition {one.edition}" for one in shares if one.edition and one.rung != "fixed")
+    text = "; ".join(inert(one) for one in dict.fromkeys([*unnamed, *notices, *editions]))
     return [screen.dim(line) for line in _wrapped("Data", text, screen)]
 
 
@@ -344,7 +427,8 @@ def _job_page(report: JobReport, screen: Screen) -> list[str]:
     job = report.jobs[0]
     lines = [*_job_head(job, screen), ""]
     lines += _energy_lines(job.figures, screen)
-    lines += carbon_lines(job.figures, report.carbon, screen)
+    lines += carbon_lines(job.figures, report.carbon, screen, report.statement)
+    lines += statement_lines(report.statement, screen)
     lines += _power_lines(report, screen)
     lines += _cpu_lines(job.figures, screen)
     lines += ["", *_split(job.figures, screen, _unheld([job]))]
@@ -356,6 +440,7 @@ def _job_page(report: JobReport, screen: Screen) -> list[str]:
         lines.append("")
     for hint in report.hints:
         lines += _wrapped("Note" if hint.kind in ("not_covered", "modelled") else "Hint", _hint(hint), screen, "warn")
+    lines += advice_lines(report.advice, screen)
     data = _data(job.figures, report.carbon, screen)
     return [*lines, *([""] if data and not report.hints else []), *data]
 
@@ -479,6 +564,16 @@ def _hint(hint: Hint) -> str:
             f"{words.energy(hint.energy_uj)} ({share}) was the static energy of cores held and not used: on average"
             f" {words.number(hint.cores or 0, 2)} cores were idle. Ask for fewer cores next time."
         )
+    if hint.kind == "idle_gpus":
+        return (
+            f"{words.energy(hint.energy_uj)} ({share}) went into {words.count(hint.gpus or 0, 'GPU')} that did next to"
+            " nothing. Ask for none, or look why the program does not use them."
+        )
+    if hint.kind == "greener_hour":
+        return (
+            f"Begun {words.count(hint.shift_h or 0, 'hour')} later it would have cost {words.grams(hint.saved_g)} CO2e"
+            f" ({share}) less, by the grid's mix of those hours."
+        )
     if hint.kind == "earlier_runs":
         return (
             f"{words.energy(hint.energy_uj)} ({share}) went into runs before the last one. Checkpoints keep such work."
@@ -523,9 +618,11 @@ def _group_page(report: JobReport, screen: Screen) -> list[str]:
     if starts:
         end = None if running or not ends else max(ends)
         lines += _plain(words.period(min(starts), end, screen.zone) + (", so far" if running else ""), screen)
-    lines += ["", *_energy_lines(total, screen), *carbon_lines(total, report.carbon, screen)]
+    lines += ["", *_energy_lines(total, screen), *carbon_lines(total, report.carbon, screen, report.statement)]
+    lines += statement_lines(report.statement, screen)
     lines += _cpu_lines(total, screen)
     lines += ["", *_split(total, screen, _unheld(jobs)), "", *_jobs_table(report, screen)]
+    lines += advice_lines(report.advice, screen)
     data = _data(total, report.carbon, screen)
     return [*lines, *([""] if data else []), *data]
 
@@ -589,7 +686,8 @@ def usage_text(report: UsageReport, screen: Screen, top: int = 0) -> str:
     lines += _usage_table(report, screen, top)
     lines.append("")
     lines += _energy_lines(total.figures, screen)
-    lines += carbon_lines(total.figures, report.carbon, screen)
+    lines += carbon_lines(total.figures, report.carbon, screen, report.statement)
+    lines += statement_lines(report.statement, screen)
     if not report.filters.by_job:
         lines += [
             screen.dim(line)
@@ -599,6 +697,7 @@ def usage_text(report: UsageReport, screen: Screen, top: int = 0) -> str:
                 screen,
             )
         ]
+    lines += advice_lines(report.advice, screen)
     lines += _data(total.figures, report.carbon, screen)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 

@@ -1,0 +1,198 @@
+"""Carbon applied to rows of the ledger: each row's grams, how they were made, and all that is to say of the whole.
+
+The ledger holds energy alone; here it meets the intensities of its hours and places. Prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from hpccarbon.carbon.embodied import Held
+from hpccarbon.carbon.footprint import Factors
+from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.statement import Statement, held_of, statement
+from hpccarbon.config import Config
+from hpccarbon.errors import CarbonError
+from hpccarbon.report.figures import CarbonOf, Figures
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
+
+Located = tuple[datetime, "str | None", "str | None", int]
+"""(UTC hour, node, partition, metered energy in µJ)."""
+_HELD = """
+    SELECT node, partition, coalesce(sum(alloc_cores::HUGEINT * present_ms), 0)::BIGINT,
+        coalesce(sum(alloc_gpus::HUGEINT * present_ms), 0)::BIGINT
+    FROM selected GROUP BY node, partition
+"""
+
+
+class Per(msgspec.Struct, frozen=True):
+    """What the SCI is per: one job, or so many units of what the jobs produced."""
+
+    units: float = 1.0
+    unit: str = "job"
+
+
+class Applied:
+    """The site's places and their factors, for one report.
+
+    Args:
+        as_of: what was fetched after this moment is not seen, so that an older report can be made again.
+    """
+
+    def __init__(self, config: Config, as_of: datetime | None = None) -> None:
+        self.config = config
+        self.as_of = as_of
+        self.places = Places(config.carbon, config.shared("intensity"), as_of)
+        self.located: list[Located] = []
+        """The energy of what was asked for last, by hour and where it was used."""
+        self.held: dict[str, Held] = {}
+        """What was held meanwhile, by place; empty where no hardware is configured."""
+        self._fault: CarbonError | None = None
+
+    def of_jobs(self, rows: Sequence[EnergyRow]) -> tuple[list[EnergyRow], list[CarbonOf]]:
+        """Rows of one hour, node and partition each (keys as `job.BY`), with their grams and how they were made."""
+        self.located = [located_of(row) for row in rows]
+        hours: dict[str, dict[datetime, int]] = {}
+        for hour, node, partition, energy_uj in self.located:
+            used = hours.setdefault(self.places.place_of(node, partition), {})
+            used[hour] = used.get(hour, 0) + energy_uj
+        try:
+            # All hours of a place at once: a series is read from its first to its last.
+            for place, used in hours.items():
+                self.places.factors(place).mapping(used)
+            said = self._said(hours)
+        except CarbonError as err:
+            return list(rows), [self._no_grams(err)]
+        priced = [
+            msgspec.structs.replace(row, grams=self.places.grams([located]))
+            for row, located in zip(rows, self.located, strict=True)
+        ]
+        return priced, said
+
+    def of_selection(
+        self, ledger: Ledger, selection: Selection, by: Sequence[str]
+    ) -> tuple[list[EnergyRow], list[CarbonOf]]:
+        """Rows of any kind, with grams where a zone is configured, and how they were made."""
+        try:
+            if self.places.several:
+                return self._of_places(ledger, selection, by)
+            factors = self.places.factors()
+            if factors.zone is None:
+                return ledger.energy(selection, by), self._said({})
+            hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
+            self.located = [(hour, None, None, energy_uj) for hour, energy_uj in hours.items()]
+            return ledger.energy(selection, by, factors.mapping(hours)), self._said({"": hours})
+        except CarbonError as err:
+            return ledger.energy(selection, by), [self._no_grams(err)]
+
+    def _of_places(
+        self, ledger: Ledger, selection: Selection, by: Sequence[str]
+    ) -> tuple[list[EnergyRow], list[CarbonOf]]:
+        """The same for a cluster whose nodes stand in several places: each row's grams are those of its parts."""
+        parts: dict[tuple[Any, ...], list[Located]] = {}
+        hours: dict[str, dict[datetime, int]] = {}
+        for row in ledger.energy(selection, (*by, "hour", "node", "partition")):
+            *key, at, node, partition = row.key
+            located = (_hour(at), _name(node), _name(partition), row.energy_uj)
+            parts.setdefault(tuple(key), []).append(located)
+            used = hours.setdefault(self.places.place_of(*located[1:3]), {})
+            used[located[0]] = used.get(located[0], 0) + row.energy_uj
+        self.located = [located for group in parts.values() for located in group]
+        said = self._said(hours)
+        rows = ledger.energy(selection, by)
+        return [msgspec.structs.replace(row, grams=self.places.grams(parts.get(row.key, ()))) for row in rows], said
+
+    def statement(self, figures: Figures, per: Per | None = None) -> Statement | None:
+        """All that carbon has to say of what was asked for last; None where no zone is configured or known.
+
+        Args:
+            figures: of the same energy.
+            per: what the SCI is per; None: of a period nobody asked for one.
+        """
+        if self._fault is not None or not self.located or not self.config.carbon.zone:
+            return None
+        one = per or Per()
+        told = statement(
+            self.places,
+            self.located,
+            self.held or None,
+            energy_spread=figures.energy_spread,
+            units=one.units,
+            unit=one.unit,
+        )
+        return told if per else msgspec.structs.replace(told, sci_g=None)
+
+    def hold(self, ledger: Ledger, selection: Selection) -> None:
+        """Find out what was held in each place; no question where no hardware is configured."""
+        if not self._hardware():
+            return
+
+        def question(con: DuckDBPyConnection, hours: list[datetime]) -> list[tuple[Any, ...]]:
+            return con.execute(_HELD).fetchall()
+
+        rows = ledger.ask(selection, question) or []
+        self.held = held_of(
+            self.places, [(node, part, core_ms * 1000, gpu_ms * 1000) for node, part, core_ms, gpu_ms in rows]
+        )
+
+    def narrow(self, rows: Sequence[EnergyRow]) -> None:
+        """From now on it is about these rows, with keys as `job.BY`, and what they held."""
+        self.located = [located_of(row) for row in rows]
+        if self._hardware():
+            self.held = held_of(
+                self.places,
+                [
+                    (*located_of(row)[1:3], row.core_us or 0, (row.alloc_gpus or 0) * row.present_ms * 1000)
+                    for row in rows
+                ],
+            )
+
+    def _hardware(self) -> bool:
+        carbon = self.config.carbon
+        given = [carbon.embodied, *(place.embodied for place in carbon.places.values() if place.embodied)]
+        return any(one.node_kg or one.node_item or one.gpu_kg or one.gpu_item for one in given)
+
+    def _said(self, hours: dict[str, dict[datetime, int]]) -> list[CarbonOf]:
+        """How each place's grams are made, most energy first."""
+        said = [
+            CarbonOf(place=place, energy_uj=sum(used.values()), method=self.places.factors(place).describe(used))
+            for place, used in hours.items()
+        ]
+        said.sort(key=lambda one: -one.energy_uj)
+        return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
+
+    def _no_grams(self, err: CarbonError) -> CarbonOf:
+        """A zone that is not known takes the grams away, not the energy."""
+        self._fault = err
+        nowhere = Factors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
+        return CarbonOf(place="", energy_uj=0, method=msgspec.structs.replace(nowhere, notes=[str(err)]))
+
+
+def located_of(row: EnergyRow) -> Located:
+    """A row with a key as `job.BY`, as carbon wants it."""
+    return _hour(row.key[6]), _name(row.key[2]), _name(row.key[5]), row.energy_uj
+
+
+def energy_by_hour(rows: Iterable[Located]) -> dict[datetime, int]:
+    """UTC hour -> energy in µJ, wherever it was used."""
+    found: dict[datetime, int] = {}
+    for hour, _node, _partition, energy_uj in rows:
+        found[hour] = found.get(hour, 0) + energy_uj
+    return found
+
+
+def _hour(key: Any) -> datetime:
+    assert isinstance(key, datetime)
+    return key
+
+
+def _name(key: Any) -> str | None:
+    return None if key is None else str(key)
