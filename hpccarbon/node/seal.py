@@ -204,14 +204,15 @@ def _read(config: configuration.Config, node: str) -> list[tuple[Hour, list[Row]
     try:
         hours = store.hours(unsealed=True)
         return [
-            (hour, list(store.shares(hour)), list(store.meters(hour)), _metadata(config, node, hour, store))
+            (hour, list(store.shares(hour)), list(store.meters(hour)), shard_metadata(config, node, hour, store))
             for hour in hours
         ]
     finally:
         store.close()
 
 
-def _metadata(config: configuration.Config, node: str, hour: Hour, store: Store) -> dict[str, str]:
+def shard_metadata(config: configuration.Config, node: str, hour: Hour, store: Store) -> dict[str, str]:
+    """What a shard's file says of itself, keys without the prefix."""
     return {
         "schema": "shard",
         "version": str(SHARD_VERSION),

@@ -130,7 +130,10 @@ class Store:
                 self._put("owner", f"{cluster}/{node}")
         version, owner = self.get("version"), self.get("owner")
         if version != str(VERSION):
-            raise StoreError(f"store {self.path}: written by schema version {version}, this release reads {VERSION}")
+            raise StoreError(
+                f"store {self.path}: written by schema version {version}, this release reads {VERSION} (go back to the"
+                " release that wrote it until its hours are sealed, then move the file away: docs/install.md, Upgrade)"
+            )
         if owner != f"{cluster}/{node}":
             raise StoreError(
                 f"store {self.path}: belongs to {owner}, not to {cluster}/{node} (put %n into paths.state_dir, "

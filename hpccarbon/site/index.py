@@ -196,7 +196,11 @@ def _said(con: duckdb.DuckDBPyConnection, path: str, place: Mapping[str, str], k
     except duckdb.Error as err:
         raise ShardError(path, f"{reason(err)} (run `hpccarbon aggregate`: it makes the hour again)") from err
     if (said.get("schema"), said.get("version")) != ("ledger", str(schema.LEDGER_VERSION)):
-        raise ShardError(path, f"ledger version {said.get('version')}, this release reads {schema.LEDGER_VERSION}")
+        raise ShardError(
+            path,
+            f"ledger version {said.get('version')}, this release reads {schema.LEDGER_VERSION}"
+            " (upgrade hpccarbon here: docs/install.md, Upgrade)",
+        )
     if any(said.get(key) != value for key, value in place.items()):
         raise ShardError(path, "written for " + ", ".join(f"{key} {said.get(key)!r}" for key in place))
     try:
