@@ -7,7 +7,7 @@ import re
 import socket
 from datetime import timezone, tzinfo
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import msgspec
 
@@ -344,16 +344,24 @@ def _explain(message: str) -> str:
     found = re.search(r"unknown field `([^`]+)`(?: - at `\$\.?([^`]*)`)?", message)
     if not found:
         return message
-    key, table = found.group(1), found.group(2) or ""
-    section: Any = Config
-    if table:
-        section = next((f.type for f in msgspec.structs.fields(Config) if f.name == table), Config)
-    known = [field.name for field in msgspec.structs.fields(section)]
-    import difflib  # slow to load, and only a mistake needs it
+    import difflib
 
+    key, table = found.group(1), found.group(2) or ""
+    known = [field.name for field in msgspec.structs.fields(_section(table))]
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"known keys: {', '.join(known)}"
     return f"unknown key `{table + '.' if table else ''}{key}`; {hint}"
+
+
+def _section(table: str) -> type[msgspec.Struct]:
+    """The struct behind a table's path: `carbon.embodied`, `carbon.places[...].embodied`."""
+    section: Any = Config
+    for part in filter(None, table.split(".")):
+        name = part.partition("[")[0]
+        found: Any = next((field.type for field in msgspec.structs.fields(section) if field.name == name), section)
+        inner = [one for one in get_args(found) if isinstance(one, type) and issubclass(one, msgspec.Struct)]
+        section = inner[0] if inner else found
+    return cast("type[msgspec.Struct]", section)
 
 
 def _check(config: Config, where: str) -> None:

@@ -60,6 +60,8 @@ def test_apportion_refuses_what_has_no_meaning() -> None:
         ("[daemon]\ninterval_s = 0.01", "daemon.interval_s"),
         ("[daemon]\nseal_s = 'often'", "daemon.seal_s"),
         ("[paths]\nstate_dir = 'relative'", "paths: must be absolute"),
+        ("[carbon.embodied]\nnode_kgs = 1", "did you mean `node_kg`?"),
+        ("[carbon.places.north.embodied]\ngpu_kgs = 1", "did you mean `gpu_kg`?"),
         ("cluster = '../../etc'", "cluster:"),
         ("[model]\nidle_power_w = 200\nfull_power_w = 100", "model:"),
         ("cluster = ", "site.toml"),
