@@ -121,15 +121,25 @@ def waited(args: list[str]) -> Waited:
     return Waited(time.monotonic() - begin, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024)
 
 
+def run_tracker() -> Iterator[Result]:
+    """The tracker beside CodeCarbon; not among those that run without a name: it installs CodeCarbon."""
+    from bench import tracker
+
+    for one in tracker.figures():
+        what = f"CodeCarbon {tracker.VERSION}: {one.theirs:.1f} {one.unit}, in turns"
+        yield Result(f"tracker: {one.name}", one.ours, one.unit, one.bar, what)
+
+
 BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "tick": run_tick,
     "hooks": run_hooks,
     "srun": run_srun,
     "cli": run_cli,
     "summary": run_summary,
+    "tracker": run_tracker,
     **scale.BENCHMARKS,
 }
-SLOW = scale.BENCHMARKS.keys() - set(scale.QUICK)
+SLOW = (scale.BENCHMARKS.keys() - set(scale.QUICK)) | {"tracker"}
 """Those that run by name alone."""
 
 

@@ -17,28 +17,30 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from hpccarbon.node.control import Unavailable
-from hpccarbon.tracker import data, source
+from hpccarbon.tracker import data
 from hpccarbon.tracker.data import EmissionsData
 from hpccarbon.tracker.output import BaseOutput, FileOutput, HTTPOutput, LoggerOutput, OutputMethod, moment
-from hpccarbon.tracker.places import Place, place
-from hpccarbon.tracker.settings import resolve
-from hpccarbon.tracker.source import Used
 from hpccarbon.units import NS_PER_S, NS_PER_US, UJ_PER_J, UJ_PER_KWH
+
+if TYPE_CHECKING:
+    from hpccarbon.tracker.places import Place
+    from hpccarbon.tracker.source import Source, Used
 
 log = logging.getLogger("hpccarbon")
 Result = TypeVar("Result")
 _FIRST_TICK_S = 1.0
 """Ticks come after 1, 2, 4 ... s up to measure_power_secs: the row of a run that is killed early is hardly older."""
+_ROW_SPACING_S = 5.0
+"""How old the row in the file may be that a kill leaves, however fast the ticks: writing costs more than reading."""
 _sections = 0
 
 
 class _Meter:
     """Sums of one run: readings, their energy by UTC hour, and where they came from."""
 
-    def __init__(self, origin: source.Source) -> None:
+    def __init__(self, origin: Source) -> None:
         self.origin = origin
         self._last = origin.read()
         self.used = self._last.since(self._last)
@@ -83,6 +85,11 @@ class EmissionsTracker:
     """
 
     def __init__(self, project_name: str | None = None, **arguments: Any) -> None:
+        # Loaded here and not above: a program that only imports the tracker shall not wait for msgspec.
+        from hpccarbon.tracker.places import place
+        from hpccarbon.tracker.settings import resolve
+        from hpccarbon.tracker.source import site_config
+
         self.settings = resolve({"project_name": project_name, **arguments})
         if self.settings.log_level:
             log.setLevel(str(self.settings.log_level).upper())
@@ -101,7 +108,7 @@ class EmissionsTracker:
         self._tasks: list[EmissionsData] = []
         self._reported = EmissionsData()
         self._failed: set[str] = set()
-        self._place: Place = place(self.settings, source.site_config())
+        self._place: Place = place(self.settings, site_config())
         if self._place.note:
             log.warning(self._place.note)
         self._outputs = self._make_outputs()
@@ -145,13 +152,16 @@ class EmissionsTracker:
                 return
             _sections += 1
             self._section = _sections
-            origin, words = source.find(self.settings)
+            from hpccarbon.tracker.source import find
+
+            origin, words = find(self.settings)
             log.info("tracker: %s", words)
             if origin.scope == "job" and not self.settings.all_ranks and os.environ.get("SLURM_LOCALID", "0") != "0":
                 log.info("tracker: the first rank of each node writes the row of its node; this one writes none")
                 self._outputs = [output for output in self._outputs if not isinstance(output, (FileOutput, HTTPOutput))]
             self._meter = _Meter(origin)
             self._began_s = time.monotonic()
+            self._row_due_s = 0.0
             self._started = True
             self._report(live=True)
             self._stopping.clear()
@@ -290,6 +300,8 @@ class EmissionsTracker:
 
     def _read(self) -> Used:
         """A fresh reading, or the last one where the daemon is away for the moment: it catches up."""
+        from hpccarbon.node.control import Unavailable
+
         assert self._meter is not None
         try:
             return self._meter.read()
@@ -305,7 +317,11 @@ class EmissionsTracker:
     def _report(self, *, live: bool) -> None:
         assert self._meter is not None
         state = "running" if self._started else "finished"
-        total = self._row(self._meter.used, time.monotonic() - self._began_s, state)
+        duration_s = time.monotonic() - self._began_s
+        if live and duration_s < self._row_due_s and all(isinstance(output, FileOutput) for output in self._outputs):
+            return
+        self._row_due_s = duration_s + min(_ROW_SPACING_S, max(duration_s, 0.2))
+        total = self._row(self._meter.used, duration_s, state)
         delta = _delta(total, self._reported)
         if not live:
             self._reported = total
