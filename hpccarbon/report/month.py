@@ -14,6 +14,7 @@ from hpccarbon.carbon.places import Places
 from hpccarbon.carbon.statement import Statement, statement
 from hpccarbon.errors import CarbonError
 from hpccarbon.report import summary as build
+from hpccarbon.report.applied import Applied
 from hpccarbon.report.budget import BudgetLine, budget_line, period_of
 from hpccarbon.report.figures import CarbonOf, Figures, added, set_aside
 from hpccarbon.site.groups import Factors, Group, Grouping, groups, largest_jobs
@@ -68,11 +69,14 @@ class Period:
         return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
 
     def statement(self, hours: Iterable[Group], figures: Figures) -> Statement | None:
-        """Grams with their range, of groups by (..., "hour", "place"); None without a zone."""
+        """All that carbon has to say of groups by (..., "hour", "place") and of what jobs held; None without a zone."""
         if self.factors is None:
             return None
         rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
-        return statement(self.places, rows, energy_spread=figures.energy_spread)
+        applied = Applied(self.config)
+        applied.hold(self.ledger, self.selection(holders=("job",)))
+        told = statement(self.places, rows, applied.held or None, energy_spread=figures.energy_spread)
+        return msgspec.structs.replace(told, sci_g=None)  # of a month nobody asked what it was per
 
     def intensity(self) -> dict[datetime, float]:
         """g CO2e per kWh of the grid of `[carbon]` itself, for every hour of the period that has begun."""
@@ -200,7 +204,7 @@ def summary(
         wasted=build.wasted(user_lines, TOP_WASTED),
         days=build.days(by_hour, intensity, zone),
         hours_of_day=build.hours_of_day(by_hour, intensity, zone),
-        comparison=said.comparison if said else None,
+        statement=said,
         carbon=carbon,
         set_aside=faults,
     )

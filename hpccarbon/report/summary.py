@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from hpccarbon.carbon.equivalents import Equivalent
 from hpccarbon.carbon.footprint import RUNG_WORDS
+from hpccarbon.carbon.statement import Statement
 from hpccarbon.report.budget import BudgetLine
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 from hpccarbon.report.job import base_state, job_name
@@ -134,7 +134,9 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     wasted: Annotated[list[Line], Means(description="users whose idle cores used most static energy")]
     days: list[Day]
     hours_of_day: list[HourOfDay]
-    comparison: Equivalent | None
+    statement: Annotated[
+        Statement | None, Means(description="hardware, market-based total, water; null without a zone")
+    ]
     carbon: list[CarbonOf]
     set_aside: list[SetAside]
 

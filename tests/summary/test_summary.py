@@ -49,6 +49,21 @@ def test_grams_add_up_and_have_a_range(march: Summary) -> None:
     assert march.quality.low_g < grams < march.quality.high_g
 
 
+def test_hardware_market_and_water_stand_beside_the_grams(march: Summary) -> None:
+    told = march.statement
+    assert told is not None
+    assert told.co2e_g == pytest.approx(march.total.figures.co2e_g)
+    # Cores × time that jobs held, of 64 cores over five years, of 1,200 kg.
+    held_h = march.holders[0].figures.core_hours
+    assert held_h is not None
+    assert told.embodied_g == pytest.approx(1_200_000 * held_h / (64 * 5 * 365.25 * 24), rel=2e-3)
+    assert told.market_g == pytest.approx((march.total.figures.energy_uj or 0) / 3.6e12 * 1.1 * 1.25 * 20)
+    page = content(march, "html").decode()
+    assert "Making the hardware that jobs held" in page
+    assert "market-based" in page
+    assert "Water for cooling" in page
+
+
 def test_the_intensity_that_was_used_is_named_with_its_share(march: Summary) -> None:
     assert march.quality.hourly_percent is not None
     assert 90 < march.quality.hourly_percent < 100  # the last day has no hourly value

@@ -31,6 +31,15 @@ timezone = "Europe/Berlin"
 zone = "DE"
 pue = 1.25
 node_factor = 1.1
+wue_l_per_kwh = 1.5
+[carbon.embodied]
+node_kg = 1200.0
+node_cores = 64
+source = "the maker's data sheet"
+[carbon.market]
+contract_share = 1.0
+contract_g_per_kwh = 20.0
+source = "the site's contract"
 [budgets.physics]
 accounts = ["physics"]
 period = "month"
