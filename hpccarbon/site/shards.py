@@ -395,7 +395,8 @@ def _contradiction(con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour
         (said.get("schema") == "shard", "no shard of hpccarbon (its metadata has no hpccarbon.schema = shard)"),
         (
             said.get("version") == str(schema.SHARD_VERSION),
-            f"schema version {said.get('version')}, this release reads {schema.SHARD_VERSION}",
+            f"schema version {said.get('version')}, this release reads {schema.SHARD_VERSION}"
+            " (upgrade hpccarbon here: docs/install.md, Upgrade)",
         ),
         (said.get("cluster") == cluster, f"written for cluster {said.get('cluster')!r}, lies under {cluster!r}"),
         (said_hour == hour, f"written for hour {said.get('hour')!r}, lies under {hour.isoformat()}"),
