@@ -190,7 +190,8 @@ class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What turns energy into grams. `pue` has no default: 0 means unknown, and every report then says so.
 
-    `pue_of_year` ("2025" = 1.31) goes before it, so that an older year keeps its own.
+    `pue_of_year` ("2025" = 1.31) goes before it, so that an older year keeps its own, and `pue_file` before both: a CSV
+    with the columns `start` and `pue`, an hour a row, where the building is metered.
 
     `node_factor` covers what the meters inside the node do not see (power supply losses, fans, disks): energy at the
     wall / energy of the meters; 1.0 on nodes whose BMC is read. `yearly` is which packaged yearly value goes first:
@@ -202,6 +203,7 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     basis: Literal["lifecycle", "direct"] = "lifecycle"
     pue: float = 0.0
     pue_of_year: dict[str, float] = {}
+    pue_file: str = ""
     node_factor: float = 1.0
     comparisons: bool = True
     yearly: Literal["production", "consumption"] = "production"
@@ -430,6 +432,7 @@ def _carbon_rules(carbon: Carbon) -> list[tuple[bool, str]]:
             all(re.fullmatch(r"\d{4}", year) and 1 <= pue <= 10 for year, pue in carbon.pue_of_year.items()),
             'carbon.pue_of_year: years and values between 1 and 10, as in "2025" = 1.31',
         ),
+        (not carbon.pue_file or carbon.pue_file.startswith("/"), "carbon.pue_file: must be absolute"),
         (0 <= carbon.wue_l_per_kwh <= 100, "carbon.wue_l_per_kwh: must lie between 0 and 100"),
         (0 <= market.contract_share <= 1, "carbon.market.contract_share: must lie between 0 and 1"),
         (

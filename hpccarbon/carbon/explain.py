@@ -24,6 +24,8 @@ Means = msgspec.Meta
 DIGITS = Decimal("0.0001")
 """What a line's grams are rounded to."""
 J_PER_KWH = 3_600_000
+MAX_PUES = 3
+"""More of them are not listed: each step has its own."""
 _CONTEXT = Context(prec=60)
 
 
@@ -135,9 +137,14 @@ def _settings_lines(places: Places, used: list[tuple[str, datetime]]) -> list[Li
             )
         )
         factors = places.factors(place)
-        by_year = {hour.year: factors.pue_of(hour) for its, hour in used if its == place}
-        for pue in dict.fromkeys(by_year.values()):
-            years = ", ".join(str(year) for year, its_pue in by_year.items() if its_pue == pue)
+        by_hour = {hour: factors.pue_of(hour) for its, hour in used if its == place}
+        different = list(dict.fromkeys(by_hour.values()))
+        if len(different) > MAX_PUES:
+            said = f"by the hour, {carbon.pue_file}: it stands in each line"
+            lines.append(Line(label=f"PUE{where}", expression="", result="", unit="", source=said, time=""))
+            continue
+        for pue in different:
+            years = ", ".join(dict.fromkeys(str(hour.year) for hour, its_pue in by_hour.items() if its_pue == pue))
             lines.append(
                 Line(
                     label=f"PUE{where}",
@@ -145,7 +152,7 @@ def _settings_lines(places: Places, used: list[tuple[str, datetime]]) -> list[Li
                     result=_plain(Decimal(str(pue or 1.0))),
                     unit="",
                     source=f"configuration, {table}" if pue else f"unknown ({table}.pue is not set): taken as 1.0",
-                    time=years if len(set(by_year.values())) > 1 else "",
+                    time=years if len(different) > 1 else "",
                 )
             )
     return lines

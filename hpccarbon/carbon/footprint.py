@@ -160,7 +160,16 @@ class Factors:
         return self._known[begin]
 
     def pue_of(self, hour: datetime) -> float | None:
-        """The PUE of the hour's year, else the one of all years; None where neither is known."""
+        """The PUE of the hour, else of its year, else the one of all years; None where none is known.
+
+        Raises: CarbonError, if the file of hourly values cannot be used.
+        """
+        if self.carbon.pue_file:
+            from hpccarbon.carbon.pue import hourly
+
+            known = hourly(self.carbon.pue_file).get(hour_of(hour))
+            if known is not None:
+                return known
         return self.carbon.pue_of_year.get(str(hour.year)) or self.carbon.pue or None
 
     def mapping(self, hours: Iterable[datetime]) -> dict[datetime, float]:
@@ -268,16 +277,16 @@ def _describe(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bo
 
 
 def _pue(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bool) -> float | None:
-    """The PUE of these hours, their mean by energy where years differ; None where one of them is not known."""
+    """The PUE of these hours, their mean by energy where they differ; None where one of them is not known."""
     if not energy_uj:
         return factors.carbon.pue or None
-    by_year = {hour.year: factors.pue_of(hour) for hour in energy_uj}
-    known = [pue for pue in by_year.values() if pue is not None]
-    if len(known) < len(by_year):
+    by_hour = {hour: factors.pue_of(hour) for hour in energy_uj}
+    known = [pue for pue in by_hour.values() if pue is not None]
+    if len(known) < len(by_hour):
         return None
     if len(set(known)) == 1:
         return known[0]
-    weights = [(by_year[hour.year] or 1.0, energy if by_energy else 1) for hour, energy in energy_uj.items()]
+    weights = [(by_hour[hour] or 1.0, energy if by_energy else 1) for hour, energy in energy_uj.items()]
     return sum(pue * weight for pue, weight in weights) / sum(weight for _, weight in weights)
 
 

@@ -61,8 +61,8 @@ class Places:
             return self.carbon
         given = self.carbon.places[place]
         differs = {name: getattr(given, name) for name in ("zone", "pue", "node_factor") if getattr(given, name)}
-        if given.pue:
-            differs["pue_of_year"] = {}
+        if given.pue:  # a building of its own
+            differs |= {"pue_of_year": {}, "pue_file": ""}
         if given.embodied is not None:
             differs["embodied"] = given.embodied
         if "zone" in differs:
