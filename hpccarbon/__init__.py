@@ -4,8 +4,8 @@ __version__ = "0.1.0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from hpccarbon.report.frames import load_jobs as load_jobs
     from hpccarbon.report.compare import compare as compare
+    from hpccarbon.report.frames import load_jobs as load_jobs
     from hpccarbon.tracker.decorator import track_emissions as track_emissions
     from hpccarbon.tracker.emissions import EmissionsTracker as EmissionsTracker
     from hpccarbon.tracker.emissions import OfflineEmissionsTracker as OfflineEmissionsTracker
