@@ -293,10 +293,18 @@ class EmissionsTracker:
                 if not self._started or self._stopping.is_set():
                     return
                 try:
-                    self._read()
-                    self._report(live=True)
+                    if self._row_is_due():
+                        self._read()
+                        self._report(live=True)
+                    elif self._meter is not None:
+                        self._meter.origin.watch()
                 except Exception as err:
                     self._once(f"tick: {type(err).__name__}: {err}")
+
+    def _row_is_due(self) -> bool:
+        """Whether this tick is one for the file; handlers of the user's own hear every tick."""
+        others = any(not isinstance(output, FileOutput) for output in self._outputs)
+        return others or time.monotonic() - self._began_s >= self._row_due_s
 
     def _read(self) -> Used:
         """A fresh reading, or the last one where the daemon is away for the moment: it catches up."""
@@ -318,8 +326,6 @@ class EmissionsTracker:
         assert self._meter is not None
         state = "running" if self._started else "finished"
         duration_s = time.monotonic() - self._began_s
-        if live and duration_s < self._row_due_s and all(isinstance(output, FileOutput) for output in self._outputs):
-            return
         self._row_due_s = duration_s + min(_ROW_SPACING_S, max(duration_s, 0.2))
         total = self._row(self._meter.used, duration_s, state)
         delta = _delta(total, self._reported)

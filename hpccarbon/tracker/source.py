@@ -65,6 +65,10 @@ class Source(Protocol):
         """A fresh reading. Raises: control.Unavailable where the daemon is away for the moment."""
         ...
 
+    def watch(self) -> None:
+        """Between two readings: see to it that no counter wraps twice unseen."""
+        ...
+
     def close(self) -> None:
         """Give descriptors back."""
         ...
@@ -85,6 +89,9 @@ class FromDaemon:
         """What the job used so far."""
         answer = control.ask(self._path, self._job_id)
         return Used(*(getattr(answer, name) for name in Used._fields))
+
+    def watch(self) -> None:
+        """The daemon does."""
 
     def close(self) -> None:
         """Nothing stays open."""
@@ -112,6 +119,10 @@ class FromMeters:
         share = self._meters.share if self.scope == "process" else self._meters.machine
         names = Used._fields[1:]
         return Used(self._meters.at_ns, *(getattr(share, name) for name in names))
+
+    def watch(self) -> None:
+        """Read the counters alone."""
+        self._meters.watch_wraps()
 
     def close(self) -> None:
         """Close the meters."""
