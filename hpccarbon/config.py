@@ -413,6 +413,10 @@ def _check(config: Config, where: str) -> None:
             and config.paths.shared_dir.startswith(("/", BESIDE)),
             "paths: must be absolute",
         ),
+        (
+            not set(config.paths.shared_dir) & set("*?[]"),
+            "paths.shared_dir: must not hold * ? [ or ] (the query engine takes them for patterns)",
+        ),
     )
     for holds, message in rules:
         if not holds:

@@ -60,6 +60,7 @@ def test_apportion_refuses_what_has_no_meaning() -> None:
         ("[daemon]\ninterval_s = 0.01", "daemon.interval_s"),
         ("[daemon]\nseal_s = 'often'", "daemon.seal_s"),
         ("[paths]\nstate_dir = 'relative'", "paths: must be absolute"),
+        ("[paths]\nshared_dir = '/shared/[a-c]*'", "shared_dir: must not hold"),
         ("[carbon.embodied]\nnode_kgs = 1", "did you mean `node_kg`?"),
         ("[carbon.places.north.embodied]\ngpu_kgs = 1", "did you mean `gpu_kg`?"),
         ("cluster = '../../etc'", "cluster:"),

@@ -6,6 +6,7 @@ import os
 import time
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -237,3 +238,33 @@ def test_jobs_are_counted_by_the_engine(tmp_path: Path) -> None:
         assert told == {key: len(ids) for key, ids in expected.items()}
     assert Ledger(tmp_path).job_counts(Selection()) == {(): 9}  # the same ids on another cluster are other jobs
     assert ledger.job_counts(Selection(users=("nobody",))) == {(): 0}
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "Australia/Sydney", "UTC"])
+@pytest.mark.parametrize(
+    "first", [datetime(2026, 3, 28, 20, tzinfo=timezone.utc), datetime(2026, 12, 31, 20, tzinfo=timezone.utc)]
+)
+def test_a_job_over_midnight_month_year_and_the_change_of_clocks(tmp_path: Path, zone: str, first: datetime) -> None:
+    """Ten hours of a job: split by the reader's days and months, nothing lost, nothing twice."""
+    for number in range(10):
+        hour = first + number * H
+        maker.write(tmp_path, maker.node_hour(number, hour=hour, job_ids=(5,)), hour=hour)
+    run(tmp_path)
+    ledger, mine = Ledger(tmp_path, timezone=zone), Selection(job_ids=(5,))
+    whole = ledger.energy(mine)[0]
+    by_hour = {row.key[0]: row.energy_uj for row in ledger.energy(mine, by=("hour",))}
+    assert len(by_hour) == 10
+    clock = ZoneInfo(zone)
+    for word, label in (("day", "%Y-%m-%d"), ("month", "%Y-%m")):
+        expected: dict[str, int] = {}
+        for hour, energy_uj in by_hour.items():
+            name = hour.astimezone(clock).strftime(label)  # type: ignore[union-attr]
+            expected[name] = expected.get(name, 0) + energy_uj
+        found = ledger.energy(mine, by=(word,))
+        assert {str(row.key[0]): row.energy_uj for row in found} == expected
+        assert sum(row.energy_uj for row in found) == whole.energy_uj
+    for border in (datetime(2026, 3, 29, tzinfo=clock), datetime(2027, 1, 1, tzinfo=clock)):
+        parts = [ledger.energy(Selection(until=border)), ledger.energy(Selection(since=border))]
+        assert sum(row.energy_uj for part in parts for row in part) == whole.energy_uj + sum(
+            row.energy_uj for row in ledger.energy(Selection(holders=("system", "unallocated")))
+        )
