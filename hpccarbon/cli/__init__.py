@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from hpccarbon import __version__, program
+from hpccarbon import __version__
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -151,6 +151,7 @@ def _misused(err: click.ClickException) -> int:
 
 def _failed(err: Exception) -> int:
     """Say what went wrong. Raises what is no failure of ours: a fault of the program keeps its traceback."""
+    from hpccarbon import program
     from hpccarbon.errors import ConfigError, HpcCarbonError
     from hpccarbon.report.render.inert import inert
 
