@@ -11,7 +11,7 @@ from tests.fuzz.table import TARGETS, Tally, judged, mutate_for, opened
 from tests.fuzz.target import WrongTotal
 from tests.stubs.nvml import build
 
-INPUTS = {"node": 6, "shard": 20, "drawn shard": 20, "ledger": 12, "kernel file": 60, "NVIDIA library": 20}
+INPUTS = {"node": 4, "shard": 14, "drawn shard": 8, "ledger": 6, "kernel file": 40, "NVIDIA library": 20, "report": 40}
 SEED = 20261124
 FOUND = Path(__file__).with_name("found")
 """Inputs that broke something, named TARGET.WHAT.bin."""

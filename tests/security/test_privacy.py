@@ -110,13 +110,12 @@ def test_each_user_reads_the_own_jobs_and_no_other(shared: Path) -> None:
         assert isinstance(rows, list)
         told = {row["key"][1]: row["figures"]["energy_uj"] for row in rows if row["holder"] == "job"}
         assert told == {str(JOBS[uid]): 3 * uid * 1000} | ({"5003": 21} if uid == ALICE else {})
-        job = report(path, uid, "--job", str(JOBS[uid]))["jobs"]
-        assert isinstance(job, list)
-        assert (job[0]["name"], job[0]["state"]) == (f"job of {uid}", "COMPLETED")
-        refused = hpccarbon(uid, "report", "--config", str(path), "--job", str(JOBS[other]))
-        assert refused.returncode == 1
-        assert f"user{other}" not in refused.stdout + refused.stderr
-        assert f"job of {other}" not in refused.stdout + refused.stderr
+        both = hpccarbon(uid, "report", "--config", str(path), "-f", "json", "--job", f"{JOBS[uid]},{JOBS[other]}")
+        assert both.returncode == 1
+        jobs = json.loads(both.stdout)["jobs"]
+        assert [(job["name"], job["state"]) for job in jobs] == [(f"job of {uid}", "COMPLETED")]
+        assert f"user{other}" not in both.stdout + both.stderr
+        assert f"job of {other}" not in both.stdout + both.stderr
 
 
 def test_nobody_lists_or_opens_what_is_not_their_own(shared: Path) -> None:

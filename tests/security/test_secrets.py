@@ -19,15 +19,11 @@ from tests.node.virtual import Node
 MARK = "s3cr3t-0f-the-site"
 COMMANDS = (
     ("doctor",),
-    ("doctor", "--json"),
-    ("intensity", "providers"),
     ("intensity", "fetch", "--provider", "electricity_maps", "--since", "1d"),
     ("intensity", "fetch", "--provider", "watttime", "--since", "1d"),
     ("intensity", "fetch", "--provider", "site_http", "--since", "1d"),
     ("report", "--job", "7"),
-    ("verify",),
     ("aggregate", "--no-accounting"),
-    ("retention",),
 )
 KEYS = """
 [bmc]
