@@ -12,7 +12,7 @@ from hpccarbon import schema
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.render.text import Screen, usage_text
 from hpccarbon.report.usage import WORDS, UsageRow, parse_by, usage_rows
-from hpccarbon.site.ledger import Key, Ledger, Selection
+from hpccarbon.site.ledger import Ledger, Selection
 from tests.report import fixed
 
 
@@ -23,10 +23,8 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
 
 def lines_of(ledger: Ledger, *by: str) -> tuple[list[UsageRow], UsageRow]:
     words = [WORDS[word] for word in by if word != "holder"]
-    keys: list[tuple[Key, ...]] = [
-        row.key for row in ledger.energy(Selection(holders=("job",)), ("holder", *words, "job_id"))
-    ]
-    return usage_rows(by, ledger.energy(Selection(), ("holder", *words)), keys)
+    by_words = ("holder", *words)
+    return usage_rows(by, ledger.energy(Selection(), by_words), ledger.job_counts(Selection(), by_words))
 
 
 def metered_uj(shared: Path) -> int:
