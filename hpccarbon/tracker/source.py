@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from hpccarbon.config import Config
     from hpccarbon.tracker.settings import Settings
 
+log = logging.getLogger("hpccarbon")
 Scope = Literal["job", "process", "machine"]
 
 
@@ -143,6 +145,8 @@ def find(settings: Settings) -> tuple[Source, str]:
             source = FromDaemon(path, int(job))
         except control.Unavailable as err:
             why = str(err)
+            if os.path.exists(path):  # noqa: PTH110 - Path.exists raises where a directory may not be entered
+                log.warning("tracker: %s; this process's share from its own meters instead", why)
         else:
             return source, f"energy of job {job} on this node, from the daemon"
     scope: Literal["process", "machine"] = "process" if job.isdigit() else "machine"

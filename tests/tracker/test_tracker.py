@@ -301,3 +301,17 @@ tracker.start(); print("value", tracker.flush() is not None); tracker.stop()
     assert done.stdout.split("\n")[:4] == ["out mine True", "value True", "out mine True", "exit"]
     assert done.stderr.count("broken handler") == 1
     assert done.returncode == 0
+
+
+def test_a_daemon_that_does_not_answer_is_said(program: Program, tmp_path: Path) -> None:
+    text = """
+import socket
+door = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET); door.bind("door"); door.listen(1)
+from hpccarbon import EmissionsTracker
+with EmissionsTracker(country_iso_code="DEU", save_to_file=False) as tracker: pass
+print(tracker.final_emissions_data.scope)
+"""
+    done = program(text, SLURM_JOB_ID="17", HPCCARBON_SOCKET=str(tmp_path / "door"))
+    assert done.stdout.split() == ["process"]
+    assert "no answer from the daemon" in done.stderr
+    assert "from its own meters instead" in done.stderr
