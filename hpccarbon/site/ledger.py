@@ -31,7 +31,8 @@ __all__ = ["EnergyRow", "JobRecord", "Key", "Ledger", "Selection"]
 Answer = TypeVar("Answer")
 Key = str | int | datetime | date | None
 _HOUR_US = HOUR_S * 1_000_000
-_FACTOR_SCALE = 10**6
+_FACTOR_SCALE = 10**12
+"""Factors are summed as integers, so that the order of rows changes no digit; at 10**6 the ninth digit was wrong."""
 _HINT_MARGIN = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
