@@ -18,7 +18,7 @@ from hpccarbon.units import HOUR_S, UJ_PER_KWH
 if TYPE_CHECKING:
     import duckdb
 
-SCALE = 10**6
+SCALE = 10**12
 """Factors are integers in the engine, so that sums do not depend on the order of rows."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COLUMN: Mapping[str, str] = {
