@@ -17,6 +17,7 @@ import click
 import msgspec
 
 from hpccarbon import schema
+from hpccarbon.carbon import series
 from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS, Entry, group
 from hpccarbon.report.budget import BudgetReport
 from hpccarbon.report.job import JobReport
@@ -130,6 +131,13 @@ FILES = (
         schema.JOBS_VERSION,
         "`jobs/CLUSTER/month=YYYY-MM.parquet`: what Slurm's accounting knows, one row per run of a job.",
     ),
+    (
+        "Intensities",
+        series.INTENSITY,
+        series.VERSION,
+        "`intensity/ZONE/SIGNAL.BASIS/YYYY-MM/FETCHED.PROVIDER.parquet`: one row per hour and revision; zone, signal"
+        " (`average`, `marginal`) and basis (`lifecycle`, `direct`) stand in the path.",
+    ),
 )
 
 
@@ -165,6 +173,7 @@ def _type(word: str) -> str:
         "minute": "timestamp, s",
         "hour": "timestamp, s",
         "second": "timestamp, s",
+        "microsecond": "timestamp, µs",
     }.get(word, word)
 
 

@@ -357,6 +357,56 @@ def test_nodes_that_stand_elsewhere_have_their_own_factors(run: Run, site: Path)
     assert {one.place for one in usage.carbon} == {"", "north", "cellar"}
 
 
+RICH = """
+zone = "DE"
+pue = 1.2
+fixed_g_per_kwh = 400.0
+fixed_source = "power plant of the site"
+wue_l_per_kwh = 0.5
+[carbon.embodied]
+node_item = "server_2_socket_rack"
+node_cores = 64
+[carbon.market]
+contract_share = 0.6
+contract_g_per_kwh = 0.0
+residual_g_per_kwh = 498.0
+source = "PPA 2026-114"
+"""
+
+
+@pytest.fixture
+def rich(site: Path) -> str:
+    """A configuration with everything that a site can tell carbon."""
+    (site / "rich.toml").write_text(CONFIG.format(shared=site / "shared", carbon=RICH))
+    return "rich.toml"
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("job_explained.txt", ("--job", "4711", "--explain")),
+        ("job_explained.json", ("--job", "4711", "--explain", "-f", "json")),
+        ("job_all_carbon.txt", ("--job", "4711", "--per", "40 epochs", "--elsewhere", "FR,PL")),
+    ],
+)
+def test_all_that_carbon_can_say_of_a_job(run: Run, rich: str, name: str, args: tuple[str, ...]) -> None:
+    said = run("report", *args, config=rich)
+    assert (said.status, said.err) == (0, "")
+    check(name, said.out)
+
+
+def test_all_that_carbon_can_say_of_a_month(run: Run, rich: str) -> None:
+    said = run("report", *MARCH, "--elsewhere", "FR,PL", config=rich)
+    assert (said.status, said.err) == (0, "")
+    check("usage_all_carbon.txt", said.out)
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_an_explanation_fits_any_width(run: Run, rich: str, width: int) -> None:
+    said = run("report", "--job", "4711", "--explain", config=rich, width=width)
+    assert max(map(len, said.out.splitlines())) <= width
+
+
 # ---- report --by ----
 
 TABLES = {

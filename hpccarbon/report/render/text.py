@@ -230,8 +230,8 @@ def statement_lines(told: Statement | None, screen: Screen) -> list[str]:
             "Hardware", f"{words.grams(told.embodied_g)} CO2e of its manufacturing ({low} to {high})", screen
         )
     if told.sci_g is not None:
-        each = told.sci_unit if told.sci_units == 1 else f"each of {told.sci_units:,.10g} {told.sci_unit}"
-        lines += _wrapped("SCI", f"{words.grams(told.sci_g)} CO2e per {inert(each, 60)} (ISO/IEC 21031)", screen)
+        each = f"per {told.sci_unit}" if told.sci_units == 1 else f"for each of {told.sci_units:,.10g} {told.sci_unit}"
+        lines += _wrapped("SCI", f"{words.grams(told.sci_g)} CO2e {inert(each, 70)} (ISO/IEC 21031)", screen)
     if told.market_g is not None:
         lines += _wrapped(
             "Market", f"{words.grams(told.market_g)} CO2e by the site's contracts (scope 2, market-based)", screen
