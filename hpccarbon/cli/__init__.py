@@ -40,6 +40,7 @@ FOR_EVERYONE: tuple[Entry, ...] = (
 FOR_OPERATORS: tuple[Entry, ...] = (
     Entry("setup", "hpccarbon.cli.setup", "Install on this machine: shown first, done with --apply, taken back."),
     Entry("daemon", "hpccarbon.cli.daemon", "Measure this node and divide its energy among its jobs."),
+    Entry("status", "hpccarbon.cli.status", "How this node's daemon is; which nodes are silent."),
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),
     Entry("aggregate", "hpccarbon.cli.aggregate", "Merge the nodes' shards into the ledger."),
     Entry("summary", "hpccarbon.cli.summary", "A month of the cluster: a page, and the same as data."),

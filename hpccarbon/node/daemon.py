@@ -21,9 +21,10 @@ from pathlib import Path
 
 import msgspec
 
-from hpccarbon import program
+from hpccarbon import __version__, program
 from hpccarbon.config import Config
 from hpccarbon.errors import StoreError
+from hpccarbon.node import health
 from hpccarbon.node import meters as meter_table
 from hpccarbon.node.attribution import Share
 from hpccarbon.node.control import Control, Totals
@@ -88,6 +89,10 @@ class SealChild:
     def running(self) -> bool:
         """Whether a child is there, be it stuck."""
         return self._pid != 0
+
+    def running_ns(self, now_ns: int) -> int:
+        """How long the child has been there."""
+        return now_ns - self._started_ns
 
     def start(self, now_ns: int) -> None:
         """Start sealing; only when none is running."""
@@ -169,6 +174,9 @@ class Daemon:
         self._refresh_ns = 0
         self._commit_failed = False
         self._dirty = False
+        self._started = time.time()
+        self._last_commit: float | None = None
+        self._last_seal: float | None = None
         path = config.textfile(node)
         self._textfile = Textfile(path, config.cluster, node) if path else None
         self._textfile_failed = False
@@ -232,6 +240,7 @@ class Daemon:
         if minute != self._minute or sampler.learned:
             self._minute = minute
             self.commit()
+            self._say_how_it_is(at_ns, wall_ns)
             _notify_systemd("WATCHDOG=1")
         if at_ns >= self._refresh_ns:
             self._refresh_ns = at_ns + REFRESH_NS
@@ -254,6 +263,7 @@ class Daemon:
             self._commit_failed = False
             log("store: can be written again; nothing was lost")
         self._dirty = True
+        self._last_commit = time.time()
         if self._textfile is not None:
             self._publish(self._textfile)
         self._totals.commit(self.sampler.pending.shares, self.sampler.present)
@@ -315,6 +325,7 @@ class Daemon:
         try:
             if sealed:
                 self._store.mark_sealed(sealed)
+                self._last_seal = time.time()
             keep_from = int(time.time()) // HOUR_S - self.config.daemon.keep_days * 24
             self._store.drop_before(keep_from)
             self._dirty = bool(self._store.hours(unsealed=True))
@@ -388,6 +399,36 @@ class Daemon:
             "denied": [f.zone for meter in self._meters for f in meter.findings if f.state == "denied"],
         }
         return msgspec.json.encode(about).decode()
+
+    def _say_how_it_is(self, at_ns: int, wall_ns: int) -> None:
+        """Write the health file; a full or missing run_dir must not disturb the ticks."""
+        hours = [] if self._commit_failed else self._store.hours(unsealed=True)
+        pending = self.sampler.pending
+        try:
+            health.write(
+                self._run,
+                health.Health(
+                    version=__version__,
+                    pid=os.getpid(),
+                    cluster=self.config.cluster,
+                    node=self.node,
+                    started=self._started,
+                    at=wall_ns / NS_PER_S,
+                    last_tick=wall_ns / NS_PER_S,
+                    last_commit=self._last_commit,
+                    last_seal=self._last_seal,
+                    seal_running_s=self._seal.running_ns(at_ns) / NS_PER_S if self._seal.running else None,
+                    unsealed_hours=len(hours),
+                    oldest_unsealed=min((hour.hour * HOUR_S for hour in hours), default=None),
+                    store_bytes=(self._state / STORE_NAME).stat().st_size,
+                    waiting_rows=len(pending.shares) if self._commit_failed else 0,
+                    jobs=len(self.sampler.roster.jobs),
+                    meters=[channel.key for channel in self.sampler.channels],
+                    gaps=dict(self.sampler.gaps),
+                ),
+            )
+        except (OSError, sqlite3.Error):
+            return
 
     def _first_seal_ns(self) -> int:
         """A node's own phase, so that ten thousand nodes do not write at the same second."""
