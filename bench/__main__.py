@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks, prints a table, writes build/bench.json. Says what it ran on.
 
-python -m bench [NAME ...]     tick, hooks, srun, cli, summary, hour, known; all of them without a name
+python -m bench [NAME ...]     tick, hooks, srun, cli, summary, carbon, hour, known; all of them without a name
                                by name alone, for they take minutes: day, dask, big, year
 """
 
@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +104,29 @@ def run_summary() -> Iterator[Result]:
         yield Result("publish, nothing new", again.clock_s, "s", 1, f"the first time: {first.clock_s:.1f} s")
 
 
+def run_carbon() -> Iterator[Result]:
+    """The same month by user with a constant and with an intensity for each hour."""
+    with tempfile.TemporaryDirectory() as folder:
+        hourly = month.build(Path(folder) / "shared")
+        text = hourly.read_text()
+        constant = Path(folder) / "constant.toml"
+        constant.write_text(text.replace("[carbon]", '[carbon]\nfixed_g_per_kwh = 300.0\nfixed_source = "plant"'))
+        hours = Path(folder) / "hours.csv"
+        starts = [month.FIRST + timedelta(hours=number) for number in range(month.HOURS)]
+        values = [f"{at:%Y-%m-%dT%H:%M:%SZ},DE,{200 + number % 97}" for number, at in enumerate(starts)]
+        hours.write_text("\n".join(["start,zone,intensity_gco2e_per_kwh", *values]) + "\n")
+        waited(
+            ["intensity", "import", str(hours), "--basis", "lifecycle", "--source", "bench", "--config", str(hourly)]
+        )
+        report = ["report", "--by", "user", "--month", f"{month.FIRST:%Y-%m}", "--config"]
+        rounds = [(waited([*report, str(constant)]), waited([*report, str(hourly)])) for _ in range(3)]
+        best = min(took.clock_s for _, took in rounds)
+        ratio = statistics.median(its.cpu_s / constants.cpu_s for constants, its in rounds)
+        what = f"{month.JOBS:,} jobs, {month.HOURS} hours, by user; 3 rounds"
+        yield Result("report of a month, hourly intensity", best, "s", 3, f"{what}, the quickest")
+        yield Result("hourly / constant intensity", ratio, "x", 1.5, f"{what}, median of CPU time")
+
+
 class Waited(NamedTuple):
     """What a command took: on the clock, of all cores, of memory."""
 
@@ -136,6 +160,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "srun": run_srun,
     "cli": run_cli,
     "summary": run_summary,
+    "carbon": run_carbon,
     "tracker": run_tracker,
     **scale.BENCHMARKS,
 }
