@@ -37,7 +37,8 @@ def test_once(config: Path, tmp_path: Path) -> None:
     paths[0].write_bytes(b"PAR1 nothing")
     result = run(aggregate, "--config", config)
     assert result.exit_code == 0
-    assert re.fullmatch(r"aggregated 3 hours from 12 shards \(1 set aside\), packed 1 day, 0 job records; \d+\.\d s\n", result.stdout)
+    expected = r"aggregated 3 hours from 12 shards \(1 set aside\), packed 1 day, 0 job records; \d+\.\d s\n"
+    assert re.fullmatch(expected, result.stdout)
     assert result.stderr == (
         f"warning: set aside {paths[0]}: not a whole Parquet file: truncated, or copied while it was written\n"
     )
