@@ -257,8 +257,9 @@ def test_a_job_over_midnight_month_year_and_the_change_of_clocks(tmp_path: Path,
     clock = ZoneInfo(zone)
     for word, label in (("day", "%Y-%m-%d"), ("month", "%Y-%m")):
         expected: dict[str, int] = {}
-        for hour, energy_uj in by_hour.items():
-            name = hour.astimezone(clock).strftime(label)  # type: ignore[union-attr]
+        for at, energy_uj in by_hour.items():
+            assert isinstance(at, datetime)
+            name = at.astimezone(clock).strftime(label)
             expected[name] = expected.get(name, 0) + energy_uj
         found = ledger.energy(mine, by=(word,))
         assert {str(row.key[0]): row.energy_uj for row in found} == expected
