@@ -50,7 +50,7 @@ def test_absence_loses_no_microjoule(key: str) -> None:
 @pytest.mark.parametrize("key", KEYS)
 def test_no_formula_is_nearer_to_who_drew_it_unless_the_page_says_why(key: str) -> None:
     """The limits that are known; each has its note on the page."""
-    explained = {"avx", "avx_half", "core_types", "ended_together", "never_idle", "wraps_beyond", "gpu_mig_uneven"}
+    explained = {"avx", "avx_half", "core_types", "never_idle", "wraps_beyond", "gpu_mig_uneven"}
     played = result(key)
     if key not in explained:
         assert [verdict.name for verdict in played.better] == []

@@ -14,6 +14,7 @@ from hpccarbon.node import meters
 from hpccarbon.node.attribution import Division, Holding
 from hpccarbon.node.attribution import Node as NodeFacts
 from hpccarbon.node.meters import Finding, Gpu, Meter, Slice
+from hpccarbon.node.meters.model import assumed_idle_uw
 from hpccarbon.node.sampler import Sampler
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot
@@ -137,10 +138,15 @@ class Tree(Node):
         """A daemon's start, with nothing configured: idle power is learned."""
         root = SysRoot(self.root)
         found: Sequence[Meter] = [self.gpu] if self.gpu is not None else meters.discover(root, self.config())
-        return Sampler(root, "n1", found, JobFiles(self.jobs_dir))
+        return Sampler(root, "n1", found, JobFiles(self.jobs_dir), assumed_idle_uw=assumed_idle_uw(root))
 
 
-_XEON = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R) Platinum 8358\nphysical id\t: 0\n"
+_XEON = (
+    "processor\t: 0\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 106\nstepping\t: 6\n"
+    "model name\t: Intel(R) Xeon(R) Platinum 8358\nphysical id\t: 0\n\n"
+    "processor\t: 1\nvendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 106\nstepping\t: 6\n"
+    "model name\t: Intel(R) Xeon(R) Platinum 8358\nphysical id\t: 1\n"
+)
 _EPYC = (
     "processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\n"
     "model name\t: AMD EPYC 9654 96-Core Processor\nphysical id\t: 0\n"

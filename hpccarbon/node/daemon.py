@@ -28,6 +28,7 @@ from hpccarbon.node import health
 from hpccarbon.node import meters as meter_table
 from hpccarbon.node.attribution import Share
 from hpccarbon.node.control import Control, Totals
+from hpccarbon.node.meters.model import assumed_idle_uw
 from hpccarbon.node.sampler import Sampler
 from hpccarbon.node.seal import STORE_NAME
 from hpccarbon.node.store import Store
@@ -162,6 +163,7 @@ class Daemon:
             JobFiles(self._run / "jobs"),
             cpus=config.daemon.cpus,
             configured_idle_uw=_idle_uw(config),
+            assumed_idle_uw=assumed_idle_uw(root),
             log=log,
         )
         self._seal = SealChild(config_path, node)
@@ -382,7 +384,7 @@ class Daemon:
 
     def _about(self) -> str:
         """What the shard's metadata says of this node: its meters, their static power, what could not be read."""
-        idle = self.sampler.idle_uw
+        idle, assumed = self.sampler.idle_uw, self.sampler.assumed_uw
         about: Mapping[str, object] = {
             "cpus": self.sampler.node.cpus,
             "meters": [
@@ -391,6 +393,7 @@ class Daemon:
                     "component": channel.component,
                     "modelled": channel.modelled,
                     "idle_power_w": idle[channel.key] / 1e6 if channel.key in idle else None,
+                    "idle_power_assumed": channel.key in assumed,
                     "note": channel.note,
                 }
                 for channel in self.sampler.channels

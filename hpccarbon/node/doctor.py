@@ -10,7 +10,10 @@ from typing import Literal
 import msgspec
 
 from hpccarbon.config import Config
+from hpccarbon.errors import StoreError
 from hpccarbon.node import meters as meter_table
+from hpccarbon.node.seal import STORE_NAME
+from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot, online_cpus
 from hpccarbon.node.usage import cgroup
 
@@ -113,7 +116,26 @@ def _daemon(config: Config, node: str) -> list[Check]:
         checks.append(Check("daemon", "process", "note", "not running", advice))
     for name, path in (("state_dir", config.state_dir(node)), ("shared_dir", Path(config.paths.shared_dir))):
         checks.append(_directory(name, path))
-    return checks
+    return [*checks, *_assumptions(config, node)]
+
+
+def _assumptions(config: Config, node: str) -> list[Check]:
+    """Static power that the daemon took from the model of the CPU family, because it never saw the node idle."""
+    path = config.state_dir(node) / STORE_NAME
+    if not path.exists():
+        return []
+    try:
+        store = Store(path, config.cluster, node, readonly=True)
+        resumed = store.resume()
+        store.close()
+    except StoreError as err:
+        return [Check("daemon", "store", "problem", str(err))]
+    assumed = resumed[0].assumed_uw if resumed else {}
+    if not assumed:
+        return []
+    found = f"{sum(assumed.values()) / 1e6:.0f} W assumed from the CPU's family: the node was never seen idle"
+    advice = "leave the node idle for five seconds, or set daemon.idle_power_w"
+    return [Check("energy", "idle power", "note", found, advice)]
 
 
 def _directory(name: str, path: Path) -> Check:

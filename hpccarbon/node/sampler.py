@@ -1,7 +1,8 @@
 """Reads all counters on one clock, subtracts them from the last ones, and hands the intervals to the division.
 
 Follow a microjoule here: `tick` reads; `difference` subtracts; `Division` (attribution.py) adds up while the same jobs
-hold the node; `_cut` divides an interval in which the set of jobs or the minute changed; `pending` waits for the store.
+hold the node; `_cut` divides an interval in which the set of jobs or the minute changed (pieces.py); `pending` waits
+for the store. What the node draws for being on is learned in idle.py.
 Between two ticks a `glance` reads CPU time alone, when a job starts or ends: who used it is then known to the
 moment, while energy is only ever subtracted over a whole tick, which sensors that update late can bear.
 """
@@ -14,21 +15,19 @@ from operator import sub
 import msgspec
 
 from hpccarbon.node.attribution import Division, Node, PoolKey, Share
+from hpccarbon.node.idle import IdlePower
 from hpccarbon.node.meters import Gpu, Meter, gpu_meters, gpu_units
+from hpccarbon.node.pieces import BUCKET_NS, Interval, Piece
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.roster import Job, Roster, RunKey
 from hpccarbon.records import Channel, Reading, Run
-from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US, apportion
+from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US
 
 SYSTEM, UNALLOCATED = "system", "unallocated"
 HolderKey = RunKey | str
 PUT_OFF_NS = 10 * NS_PER_S
 """A sensor that fails for less than this costs resolution only: the next good reading covers the time."""
-_BUCKET_NS = BUCKET_S * NS_PER_S
-_IDLE_WINDOW_NS = 5 * NS_PER_S
-_IDLE_PERCENT = 2
-_MOST_PIECES = 3_000
 _SLACK_NS = NS_PER_S // 10
 """Sensors update late (RAPL 1 ms, NVML 100 ms): an interval may hold the energy of a little more time than its own."""
 
@@ -42,6 +41,8 @@ class Mark(msgspec.Struct):
     counters: dict[str, tuple[int, int]] = {}
     """channel -> (energy_uj, at_ns) of its last good reading"""
     idle_uw: dict[str, int] = {}
+    assumed_uw: dict[str, int] = {}
+    """static power that nobody measured, from the model of the CPU's family"""
     scope: tuple[int, int] | None = None
     """(inode, count) of the directory that holds the jobs"""
     busy_ns: int | None = None
@@ -101,6 +102,7 @@ class Sampler:
         files: what the hooks left.
         cpus: CPUs that Slurm can hand out here (0: those the kernel runs on).
         configured_idle_uw: component -> static power of all its channels together, where the site measured it.
+        assumed_idle_uw: static power of the CPUs until it is learned; 0: none, all of it counts as dynamic.
         log: called with one line when something changes.
     """
 
@@ -113,6 +115,7 @@ class Sampler:
         *,
         cpus: int = 0,
         configured_idle_uw: Mapping[str, int] | None = None,
+        assumed_idle_uw: int = 0,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._meters = tuple(meters)
@@ -127,12 +130,7 @@ class Sampler:
         for socket in self.roster.sockets.values():
             sizes[socket] = sizes.get(socket, 0) + 1
         self.node = Node(count, _memory(root), sizes, self._gpu_parts())
-        self._configured_idle_uw = dict(configured_idle_uw or {})
-        self._idle_uw: dict[str, int] = {}
-        self._window: tuple[int, list[int]] | None = None
-        self._windowed: set[str] = set()
-        self.learned = False
-        """Whether an idle power is new since `settle`: worth a commit before the minute ends."""
+        self._idle = IdlePower(count, configured_idle_uw or {}, assumed_idle_uw)
         self._owed_uj: dict[PoolKey, int] = {}
         self._gaps: dict[str, tuple[int, str]] = {}
         self._lost: set[str] = set()
@@ -155,13 +153,7 @@ class Sampler:
         self._channels = tuple(channel for meter in self._meters for channel in meter.channels)
         self._keys = tuple(channel.key for channel in self._channels)
         self._reading = tuple(meter for meter in self._meters if meter.channels)
-        for channel in self._channels:
-            if channel.idle_uw:
-                self._idle_uw[channel.key] = channel.idle_uw
-        for component, total_uw in self._configured_idle_uw.items():
-            members = {c.key: 1 for c in self._channels if c.component == component}
-            if members and total_uw:
-                self._idle_uw.update(apportion(total_uw, members))
+        self._idle.take(self._channels)
         self._division = None
 
     @property
@@ -171,8 +163,18 @@ class Sampler:
 
     @property
     def idle_uw(self) -> dict[str, int]:
-        """Static power per channel as known now."""
-        return {key: self._idle_uw[key] for key in self._keys if key in self._idle_uw}
+        """Static power per channel as known or assumed now."""
+        return {**self._idle.learned_uw, **self._idle.assumed_uw}
+
+    @property
+    def assumed_uw(self) -> dict[str, int]:
+        """The part of `idle_uw` that nobody measured."""
+        return self._idle.assumed_uw
+
+    @property
+    def learned(self) -> bool:
+        """Whether an idle power is new since `settle`: worth a commit before the minute ends."""
+        return self._idle.fresh
 
     @property
     def gaps(self) -> dict[str, str]:
@@ -186,11 +188,11 @@ class Sampler:
 
     def resume(self, mark: Mark, runs: Mapping[RunKey, Run]) -> None:
         """Continue from what the store remembers. A mark of another boot is worth its idle powers alone."""
-        self._idle_uw = {**mark.idle_uw, **self._idle_uw}
-        self._windowed = set(mark.idle_uw)
+        self._idle.resume(mark.idle_uw)
+        self._division = None
         if mark.boot_id == self.boot_id:
             self.mark = mark
-            self.roster.resume(mark.groups, mark.scope, runs, mark.at_ns)
+            self.roster.resume(mark.groups, mark.scope, runs, mark.at_ns, mark.wall_ns)
 
     def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
         """Look for jobs that came or went, where something `changed` or a rescan is due."""
@@ -231,8 +233,8 @@ class Sampler:
         """The ordinary tick: the same jobs in the same minute. False where that is not so and nothing was done."""
         mark, division, roster = self.mark, self._division, self.roster
         assert mark is not None
-        minute_ns = now.at_ns - now.wall_ns % _BUCKET_NS
-        same = self._bucket == now.wall_ns // _BUCKET_NS and minute_ns <= mark.at_ns
+        minute_ns = now.at_ns - now.wall_ns % BUCKET_NS
+        same = self._bucket == now.wall_ns // BUCKET_NS and minute_ns <= mark.at_ns
         if division is None or roster.changed or roster.looked or not same:
             return False
         cpu = list(map(sub, counts, self._last_counts))
@@ -359,36 +361,27 @@ class Sampler:
         # A job that used CPU time was there, whatever its files' clock says.
         spans = [(s, e) if e > s or not c else (start_ns, at_ns) for (s, e), c in zip(spans, cpu, strict=False)]
         self._learn(at_ns - start_ns, deltas, sum(cpu))
-        for left, right, bucket in _pieces(start_ns, at_ns, now.wall_ns):
-            self._divide_piece(jobs, spans, left, right, bucket, (start_ns, at_ns), deltas, cpu)
+        idle = [self._idle.of(key) for key in self._keys]
+        gpus = [job.holding.gpus for job in jobs]
+        whole = Interval(start_ns, at_ns, self._channels, idle, deltas, spans, gpus, cpu)
+        for piece in whole.pieces(now.wall_ns):
+            self._divide_piece(jobs, piece)
         self._set_mark(now)
         roster.retire(at_ns)
         self._open_division(now.wall_ns)
 
-    def _divide_piece(
-        self,
-        jobs: Sequence[Job],
-        spans: Sequence[tuple[int, int]],
-        left: int,
-        right: int,
-        bucket: int,
-        whole: tuple[int, int],
-        deltas: Sequence[int | None],
-        cpu: Sequence[int],
-    ) -> None:
-        """One piece of an interval: energy by time, each job's CPU time by the time it was there."""
-        part = [None if delta is None else _between(delta, whole, left, right) for delta in deltas]
-        present = [max(0, min(right, last) - max(left, first)) for first, last in spans]
-        share = [_between(used, span, left, right) for used, span in zip(cpu, [*spans, whole], strict=True)]
-        here = [index for index, there in enumerate(present) if there > 0 or share[index]]
-        division = self._new_division([jobs[index] for index in here])
+    def _divide_piece(self, jobs: Sequence[Job], piece: Piece) -> None:
+        """One piece of an interval, among those who were there or used something."""
+        here = [index for index, there in enumerate(piece.present_ns) if there > 0 or piece.cpu[index]]
         those = [jobs[index] for index in here]
-        used = [*(share[index] for index in here), share[-1]]
-        division.add(right - left, part, used, [present[index] for index in here], self._gpu_use(those))
-        self._collect(division, [job.key for job in those], bucket)
+        used = [*(piece.cpu[index] for index in here), piece.cpu[-1]]
+        present = [piece.present_ns[index] for index in here]
+        division = self._new_division(those)
+        division.add(piece.length_ns, piece.energy_uj, used, present, self._gpu_use(those))
+        self._collect(division, [job.key for job in those], piece.bucket)
 
     def _new_division(self, jobs: Sequence[Job]) -> Division:
-        idle = [self._idle_uw.get(key, 0) for key in self._keys]
+        idle = [self._idle.of(key) for key in self._keys]
         holdings = [job.holding for job in jobs]
         return Division(self.node, self._channels, idle, holdings, self.roster.unit_ns, self._owed_uj)
 
@@ -408,7 +401,7 @@ class Sampler:
         self._no_group = [0] * len(without)
         self._division = self._new_division(self._division_jobs)
         self._watch_shared_gpus()
-        self._bucket = wall_ns // _BUCKET_NS
+        self._bucket = wall_ns // BUCKET_NS
         roster.changed = False
 
     def _close_division(self) -> None:
@@ -418,6 +411,7 @@ class Sampler:
 
     def _collect(self, division: Division, keys: Sequence[RunKey], bucket: int) -> None:
         assert self.mark is not None
+        self._idle.bound(division.length_ns, division.meter_uj)
         jobs, system, unallocated = division.close(self.mark.other_carry_uj)
         self.mark.other_carry_uj = division.other_carry_uj
         minute = bucket * BUCKET_S
@@ -435,35 +429,17 @@ class Sampler:
                 self.pending.meters[minute, key] = (before + energy, covered + division.length_ns // NS_PER_US)
 
     def _learn(self, dt_ns: int, deltas: Sequence[int | None], busy: int) -> None:
-        """Learn the static power of each channel: the lowest mean of five idle seconds in a row.
-
-        Until the first five seconds are over, the lowest of single idle ticks stands in.
-        """
-        mark = self.mark
-        idle = busy * self.roster.unit_ns * 100 <= _IDLE_PERCENT * self.node.cpus * dt_ns
-        if not idle or None in deltas or mark is None or mark.busy_ns is None:
-            self._window = None
+        """Learn what the node draws for being on, from an interval in which nobody worked."""
+        idle, mark = self._idle, self.mark
+        if idle.busy(dt_ns, busy * self.roster.unit_ns):
             return
-        length, energy = self._window or (0, [0] * len(deltas))
-        length += dt_ns
-        energy = [have + (more or 0) for have, more in zip(energy, deltas, strict=True)]
-        full = length >= _IDLE_WINDOW_NS
-        self._window = None if full else (length, energy)
-        learned = False
-        for channel, key, total in zip(self._channels, self._keys, energy, strict=True):
-            known = channel.idle_uw or self._configured_idle_uw.get(channel.component)
-            if known or (not full and key in self._windowed):
-                continue
-            power_uw = total * NS_PER_S // length
-            if full and key not in self._windowed:
-                self._windowed.add(key)
-                self.learned = True
-            elif power_uw >= self._idle_uw.get(key, power_uw + 1):
-                continue
-            self._idle_uw[key] = power_uw
-            learned = True
-        if learned and self._division is not None:
-            self._division.relearn([self._idle_uw.get(key, 0) for key in self._keys])
+        known = [delta for delta in deltas if delta is not None]
+        if len(known) < len(deltas) or mark is None or mark.busy_ns is None:
+            idle.forget_window()
+            return
+        held = {device for job in self.roster.jobs for device in job.holding.gpus}
+        if idle.learn(dt_ns, known, held) and self._division is not None:
+            self._division.relearn([idle.of(key) for key in self._keys])
 
     # ---- GPUs ---------------------------------------------------------------------------------------------------
 
@@ -519,8 +495,8 @@ class Sampler:
         for job in roster.take_news():
             self.pending.runs[job.key] = job.run
             self.pending.alloc[job.key] = (job.holding.cores, len(job.run.alloc_gpus))
-        mark.idle_uw = self.idle_uw
-        self.learned = False
+        mark.idle_uw, mark.assumed_uw = self._idle.learned_uw, self._idle.assumed_uw
+        self._idle.fresh = False
         mark.groups = roster.groups()
         changed = roster.changed
         self._open_division(mark.wall_ns)
@@ -554,31 +530,6 @@ class Sampler:
         self.roster.close()
         for meter in self._meters:
             meter.close()
-
-
-def _between(amount: int, whole: tuple[int, int], left: int, right: int) -> int:
-    """The part of an amount, spread evenly over `whole`, that falls between two moments. Neighbours add up exactly."""
-    first, last = whole
-    length = max(last - first, 1)
-    low, high = min(max(left, first), last) - first, min(max(right, first), last) - first
-    return amount * high // length - amount * low // length
-
-
-def _pieces(start_ns: int, end_ns: int, wall_ns: int) -> list[tuple[int, int, int]]:
-    """(from, to, bucket) for an interval that ends now, cut at the minutes of the wall clock as it stands now.
-
-    After a long absence pieces grow to hours: days in minutes would keep the next tick waiting.
-    """
-    offset = wall_ns - end_ns
-    step = _BUCKET_NS if (end_ns - start_ns) // _BUCKET_NS <= _MOST_PIECES else 60 * _BUCKET_NS
-    pieces = []
-    left = start_ns
-    while left < end_ns:
-        edge = ((left + offset) // step + 1) * step - offset
-        right = min(edge, end_ns)
-        pieces.append((left, right, (left + offset) // _BUCKET_NS))
-        left = right
-    return pieces
 
 
 def _memory(root: SysRoot) -> int:

@@ -107,6 +107,18 @@ def curve(cpu: Cpu, config: Config) -> Curve:
     return Curve(round(idle_w * 1000), round(full_w * 1000), f"{origin}; SPECpower medians", band)
 
 
+def assumed_idle_uw(root: SysRoot) -> int:
+    """What the CPUs below this root draw when idle, as far as their family tells; 0 for an unknown or virtual CPU.
+
+    Stands in where sensors measure the CPUs and nobody has seen them idle yet. It is a whole server's figure: an upper
+    one.
+    """
+    cpu = parse_cpuinfo(root.word("proc/cpuinfo"))
+    if cpu.virtual or family_of(cpu) is _GENERIC:
+        return 0
+    return curve(cpu, Config()).idle_mw * 1000
+
+
 class Memory(NamedTuple):
     """The node's memory and what a GiB of it draws."""
 

@@ -124,14 +124,16 @@ class Roster:
         return self._layout.unit_ns if self._layout is not None else 1
 
     def resume(self, groups: Mapping[str, tuple[int, int]], scope: tuple[int, int] | None, runs: Mapping[RunKey, Run],
-               at_ns: int) -> None:  # fmt: skip
-        """Take up again whom the store remembers: `job_id/run` -> (inode, count)."""
+               at_ns: int, wall_ns: int) -> None:  # fmt: skip
+        """Take up again whom the store remembers: `job_id/run` -> (inode, count), as of these two clocks."""
         self.first = False
         self._scope_last = scope
         for name, (inode, count) in groups.items():
             job_id, _, run = name.partition("/")
             key = (int(job_id), run)
-            job = Job(runs.get(key, Run(run, key[0])), 0, at_ns)
+            known = runs.get(key, Run(run, key[0]))
+            age_ns = 0 if known.start_wall_ns is None else max(0, wall_ns - known.start_wall_ns)
+            job = Job(known, max(0, at_ns - age_ns), at_ns)
             job.inode, job.count = inode, count
             self._enter(job)
 
@@ -380,11 +382,18 @@ class Roster:
         gone = self._vanished(start_ns, at_ns)
         if rest <= 0 or not gone:
             return
-        weights = {}
-        for job in gone:
-            first, end = job.span(start_ns, at_ns)
-            weights[job.key] = max(1, end - first) * (job.holding.cores or 1)
+        weights = {job.key: self._expected(job, start_ns, at_ns) for job in gone}
         used.update({key: used.get(key, 0) + part for key, part in apportion(rest, weights).items()})
+
+    def _expected(self, job: Job, start_ns: int, at_ns: int) -> int:
+        """CPU time that a job would use in an interval at the rate it is known for; else with all of its cores busy."""
+        first, end = job.span(start_ns, at_ns)
+        span_ns = max(1, end - first)
+        most = max(1, span_ns * (job.holding.cores or 1) // self.unit_ns)
+        life_ns = start_ns - job.start_ns
+        if job.count <= 0 or life_ns <= 0:
+            return most
+        return max(1, min(most, span_ns * job.count // life_ns))
 
     def _vanished(self, start_ns: int, at_ns: int) -> list[Job]:
         """Who may have used what nobody living did, since `start_ns`."""
