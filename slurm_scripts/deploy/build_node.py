@@ -36,7 +36,8 @@ import {modules}
 hpccarbon.config.parse('cluster = "a"')
 from hpccarbon.node import seal
 with tempfile.TemporaryDirectory() as scratch:
-    seal.write_shard(seal.shard_table([], [], {{}}), pathlib.Path(scratch) / "x" / "y.parquet")
+    root = pathlib.Path(scratch)
+    seal.write_shard(seal.shard_table([], [], {{}}), root / "x" / "y.parquet", root)
 files = {{str(getattr(module, "__file__", None)) for name, module in list(sys.modules.items())}}
 files |= {{line.split()[-1] for line in open("/proc/self/maps") if ".so" in line}}
 print(*sorted(files), sep="\\n")
