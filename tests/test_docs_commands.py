@@ -90,5 +90,9 @@ def test_blocks_on_the_sample_ledger(page: str, tmp_path: Path) -> None:
 def test_blocks_in_the_lab(page: str, lab: Lab) -> None:
     for name in lab.names:
         lab.start_daemon(name)
-    done = lab.run(["bash", "-c", script(page, "lab")], check=False, timeout=200)
+    try:
+        done = lab.run(["bash", "-c", script(page, "lab")], check=False, timeout=200)
+    finally:
+        for name in lab.names:  # other tests look at what the hooks leave, and a daemon takes that away
+            lab.stop_daemon(name)
     assert done.returncode == 0, done.stderr[-3000:]
