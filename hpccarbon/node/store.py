@@ -184,11 +184,13 @@ class Store:
             boot = self._boot(mark.boot_id)
             ids = {key: self._run(boot, key, run, pending) for key, run in pending.runs.items()}
             hours: set[int] = set()
+            charged = set(ids.values())
             for (bucket, holder), share in pending.shares.items():
                 if isinstance(holder, str):
                     holder_id = _SYSTEM_ID if holder == SYSTEM else _UNALLOCATED_ID
                 else:
                     holder_id = ids[holder] if holder in ids else self._run_id(boot, holder)
+                    charged.add(holder_id)
                 hours.add(bucket // HOUR_S)
                 self._db.execute(_ADD_SHARE, (boot, bucket, holder_id, *msgspec.structs.astuple(share)))
             for (bucket, key), (energy_uj, covered_us) in pending.meters.items():
@@ -201,10 +203,10 @@ class Store:
                 self._db.execute(
                     "INSERT INTO hour VALUES (?, ?, 1, 0) ON CONFLICT DO UPDATE SET version = version + 1", (boot, hour)
                 )
-            if hours and ids:
+            if hours and charged:  # all that were charged, not only the new: a run may last longer than hours are kept
                 last = max(hours)
                 self._db.executemany(
-                    "UPDATE run SET last_hour = max(last_hour, ?) WHERE id = ?", [(last, run) for run in ids.values()]
+                    "UPDATE run SET last_hour = max(last_hour, ?) WHERE id = ?", [(last, run) for run in charged]
                 )
             self._put("mark", msgspec.json.encode(mark).decode())
             self._put(f"about/{mark.boot_id}", about)

@@ -200,6 +200,27 @@ def test_what_is_sealed_reads_back_equal(tmp_path: Path) -> None:
     assert store.hours() == []
 
 
+def test_a_run_outlives_the_hours_that_are_kept(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(7, cores=2)
+    store = Store(tmp_path / "store.sqlite", "virtual", "n1")
+    tick(sampler, node)
+    for _ in range(6):
+        for _ in range(60):
+            node.run(60 * NS_PER_S, {7: 1.0})
+            tick(sampler, node)
+        mark = sampler.settle()
+        assert mark is not None
+        store.commit(sampler.pending, mark, sampler.channels, "{}")
+        sampler.committed()
+        store.mark_sealed([(hour.boot_id, hour.hour, hour.version) for hour in store.hours()])
+        store.drop_before(max(hour.hour for hour in store.hours()))
+    (hour,) = store.hours()
+    assert {row.run.job_id for row in store.shares(hour) if row.run} == {7}
+    store.close()
+
+
 def test_a_commit_that_fails_leaves_everything_pending(tmp_path: Path) -> None:
     node = Node(tmp_path)
     sampler = node.sampler()
