@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz accuracy golden docs man site compat pythons install-check node sample up down clean
+.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,6 +48,9 @@ bench: setup ## benchmarks: each a ratio in one run; prints a table, writes buil
 fuzz: setup ## 120,000 damaged inputs for everything that reads what others wrote; INPUTS=, SEED=; prints a table
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),120000) --seed $(or $(SEED),1)
+
+chaos: setup ## crashes, full disks, wrong clocks, storms, from one seed; SEED=; prints a table (minutes; root for all)
+	$(BIN)/python -m tests.chaos --seed $(or $(SEED),1)
 
 accuracy: setup ## the division and the peers' published formulas against a known truth; rewrites docs/accuracy.md
 	$(BIN)/python -m bench.accuracy
