@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import resource
 import shutil
 import sqlite3
 import threading
@@ -144,17 +145,16 @@ def power_cut(directory: Path, rng: random.Random, short: bool) -> Outcome:
     work = Work(world.node, rng)
     drawn_at: dict[int, dict[str, int]] = {}
     minutes: list[int] = []
-    ended_at = 0
+    last_write = 0
     furthest = 0
     for number in range(600 if short else 6_000):
         work.change(start=0.05, end=0.03)
         work.run(TICK_NS)
         world.tick()
         if number % MINUTE_TICKS == 0:
-            ended_at = _size(world.state / STORE_FILES[1])
+            log_before = _bytes(world.state / STORE_FILES[1])
             world.commit()
-            if _size(world.state / STORE_FILES[1]) <= ended_at:
-                ended_at = 0  # the log began anew
+            last_write = first_difference(log_before, _bytes(world.state / STORE_FILES[1]))
             drawn_at[world.node.at_ns] = world.drawn()
             minutes.append(minute_of(world.node))
         if not drawn_at or rng.random() >= 0.1:
@@ -166,7 +166,7 @@ def power_cut(directory: Path, rng: random.Random, short: bool) -> Outcome:
         log = copy / STORE_FILES[1]
         if way != "as it was" and log.exists():
             with log.open("r+b") as file:
-                file.truncate(rng.randint(ended_at if way == "last write cut" else 0, _size(log)))
+                file.truncate(rng.randint(last_write if way == "last write cut" else 0, _size(log)))
         with closing(sqlite3.connect(copy / STORE_FILES[0])) as db:
             outcome.expect(db.execute("PRAGMA integrity_check").fetchone() == ("ok",), "the store is damaged")
         store = Store(copy / STORE_FILES[0], "virtual", "n1")
@@ -192,6 +192,19 @@ def power_cut(directory: Path, rng: random.Random, short: bool) -> Outcome:
     outcome.note = f"log cut anywhere (nothing of it on disk yet): up to {furthest} buckets behind"
     world.close()
     return outcome
+
+
+def first_difference(before: bytes, after: bytes) -> int:
+    """Where the last write into the log began: it is used again from its start, so its end says nothing."""
+    low, high = 0, min(len(before), len(after))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if before[:middle] == after[:middle] else (low, middle - 1)
+    return low
+
+
+def _bytes(path: Path) -> bytes:
+    return path.read_bytes() if path.exists() else b""
 
 
 def _size(path: Path) -> int:
@@ -254,7 +267,7 @@ def suspend(world: World, rng: random.Random) -> bool:
 
 
 def storm_of_short_jobs(directory: Path, rng: random.Random, short: bool) -> Outcome:
-    """5,000 jobs of 0.1 s, one after the other, three in four seen only by their hooks."""
+    """5,000 jobs of 0.1 s, one after the other, three in four seen only by their hooks, and kills among them."""
     outcome = Outcome("storm: jobs of 0.1 s")
     world = World.alone(directory)
     node = world.node
@@ -270,7 +283,10 @@ def storm_of_short_jobs(directory: Path, rng: random.Random, short: bool) -> Out
             world.tick()
         if job % 600 == 0:
             world.commit()
-    outcome.faults = jobs
+        if rng.random() < 0.01:
+            world.crash()
+            outcome.faults += 1
+    outcome.faults += jobs
     books = judged(outcome, world)
     outcome.jobs_lost = jobs - len(books.by_job())
     world.close()
@@ -280,6 +296,8 @@ def storm_of_short_jobs(directory: Path, rng: random.Random, short: bool) -> Out
 def storm_at_once(directory: Path, rng: random.Random, short: bool) -> Outcome:
     """1,024 jobs on a node at once, and a kill among them."""
     outcome = Outcome("storm: jobs at once")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # the sampler holds a descriptor for each job
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4_096)), hard))
     world = World.alone(directory)
     node = world.node
     jobs = range(1, (128 if short else 1_024) + 1)

@@ -186,16 +186,16 @@ class Work:
     def change(self, start: float, end: float) -> bool:
         """Perhaps a job starts, perhaps one ends, with these chances; whether anything did."""
         changed = False
+        if self._rng.random() < end and self.load:  # first, so that no job has a life of no time
+            job = self._rng.choice(list(self.load))
+            self._node.end(job, self._cores.pop(job))
+            del self.load[job]
+            changed = True
         if self._rng.random() < start and len(self.load) < self._most:
             self.started += 1
             cores = self._rng.choice((1, 2))
             self._node.start(self.started, uid=1000 + self.started % 7, cores=cores)
             self.load[self.started], self._cores[self.started] = self._rng.uniform(0.05, cores), cores
-            changed = True
-        if self._rng.random() < end and self.load:
-            job = self._rng.choice(list(self.load))
-            self._node.end(job, self._cores.pop(job))
-            del self.load[job]
             changed = True
         return changed
 
