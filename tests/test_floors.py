@@ -22,6 +22,7 @@ WINGS: dict[str, frozenset[str]] = {
     "report": frozenset(("base", "site", "carbon")),
     "tracker": frozenset(("base", "carbon", "node")),
     "setup": frozenset(("base", "slurm")),
+    "submit": frozenset(("base", "slurm", "site", "carbon")),
 }
 """wing -> the other wings it may import; `cli` may import all."""
 TRACKER_MAY = ("hpccarbon.node.control", "hpccarbon.node.meters", "hpccarbon.node.sysroot", "hpccarbon.node.once")

@@ -15,7 +15,7 @@ from typing import Annotated
 import msgspec
 
 from hpccarbon.carbon import zones
-from hpccarbon.carbon.footprint import Factors, hour_of
+from hpccarbon.carbon.footprint import Factor, Factors, hour_of
 from hpccarbon.config import Carbon
 
 Means = msgspec.Meta
@@ -23,6 +23,9 @@ HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"
 """Rungs that tell one hour from another; a mean says the same of all and is no reason to move."""
 FORESEEN = HOURLY | {"neighbour_days", "neighbour_day"}
 """What tells tomorrow's hours apart: a forecast, or the same hour of the day before, the best guess without one."""
+MAX_DAYS_BACK = 3
+"""How old a day may be that stands for a coming one; one of last week says less than the year's mean (docs/carbon.md)."""
+ONE_HOUR = timedelta(hours=1)
 SIGNAL_NOTE = (
     "by average intensity: it compares the mix of the hours, not what would have been burnt less; "
     "average and marginal signals often disagree"
@@ -49,6 +52,17 @@ class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
     co2e_g: float
     saved_percent: float
     rungs: Annotated[list[str], Means(description="what the value stands on: a yearly mean is less sure than hours")]
+
+
+class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected of a time to come. `sigma` is one sigma, relative: how far the mean of some hours may be off."""
+
+    start: datetime
+    end: datetime
+    g_per_kwh: float
+    rung: str
+    sigma: float = 0.0
+    marginal_g_per_kwh: float | None = None
 
 
 class Start(msgspec.Struct, frozen=True, kw_only=True):
@@ -173,34 +187,74 @@ def starts(
     Returns: [] where no series tells the hours apart: then no time is better than another.
     Raises: CarbonError, if the zone is not known.
     """
-    factors = Factors(carbon, series_dir, as_of)
     first = hour_of(now)
     hours = [first + timedelta(hours=number) for number in range(within_h + length_h)]
-    factors.mapping(hours)
-    marginal = _marginal(carbon, series_dir, as_of)
+    known = {one.start: one for one in foreseen(carbon, series_dir, first, hours[-1] + ONE_HOUR, as_of=as_of)}
     found: list[Start] = []
     begin_g: float | None = None
     for number in range(within_h + 1):
-        parts = [factors.at(hour) for hour in hours[number : number + length_h]]
-        known = [part for part in parts if part is not None and part.rung in FORESEEN]
-        if len(known) < length_h:
+        parts = [known[hour] for hour in hours[number : number + length_h] if hour in known]
+        if len(parts) < length_h:
             continue
-        mean = sum(part.g_per_kwh for part in known) / length_h
+        mean = sum(part.g_per_kwh for part in parts) / length_h
         if number == 0:
             begin_g = mean
-        other = [marginal.get(int(part.hour.timestamp())) for part in known]
-        told = [value for value in other if value is not None]
+        told = [part.marginal_g_per_kwh for part in parts if part.marginal_g_per_kwh is not None]
         found.append(
             Start(
                 start=hours[number],
                 g_per_kwh=mean,
                 saved_percent=100 * (begin_g - mean) / begin_g if begin_g else 0.0,
-                rungs=list(dict.fromkeys(part.rung for part in known)),
+                rungs=list(dict.fromkeys(part.rung for part in parts)),
                 marginal_g_per_kwh=sum(told) / length_h if len(told) == length_h else None,
             )
         )
     # Without the hour that has begun there is nothing to compare with.
     return sorted(found, key=lambda one: (one.g_per_kwh, one.start)) if begin_g is not None else []
+
+
+def foreseen(
+    carbon: Carbon, series_dir: Path | None, begin: datetime, end: datetime, *, as_of: datetime | None = None
+) -> list[Foreseen]:
+    """What is expected of the hours from the one `begin` lies in to `end`, in order of time.
+
+    By the forecast where one was fetched, else by the same hour of the day before, or of the nearest of the last
+    `MAX_DAYS_BACK` days that is known. An hour of which only a longer mean is known is left out.
+
+    Args:
+        begin, end: aware.
+
+    Raises: CarbonError, if the zone is not known.
+    """
+    first = hour_of(begin)
+    hours = [first + number * ONE_HOUR for number in range(-(-(end - first) // ONE_HOUR))]
+    factors = Factors(carbon, series_dir, as_of)
+    factors.mapping(hour - timedelta(days=back) for hour in hours for back in (0, MAX_DAYS_BACK))
+    marginal = _marginal(carbon, series_dir, as_of)
+    found = []
+    for hour in hours:
+        factor = _expected(factors, hour)
+        if factor is not None:
+            found.append(
+                Foreseen(
+                    start=hour,
+                    end=hour + ONE_HOUR,
+                    g_per_kwh=factor.g_per_kwh,
+                    rung=factor.rung,
+                    sigma=factor.own or factor.common,
+                    marginal_g_per_kwh=marginal.get(int(hour.timestamp())),
+                )
+            )
+    return found
+
+
+def _expected(factors: Factors, hour: datetime) -> Factor | None:
+    """The factor that stands for an hour to come; None where nothing tells it from the hours around it."""
+    for back in range(MAX_DAYS_BACK + 1):
+        factor = factors.at(hour - timedelta(days=back))
+        if factor is not None and factor.rung in FORESEEN:
+            return factor
+    return None
 
 
 def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -> Mapping[int, float]:
