@@ -24,7 +24,7 @@ HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"
 FORESEEN = HOURLY | {"neighbour_days", "neighbour_day"}
 """What tells tomorrow's hours apart: a forecast, or the same hour of the day before, the best guess without one."""
 MAX_DAYS_BACK = 3
-"""How old a day may be that stands for a coming one; one of last week says less than the year's mean (docs/carbon.md)."""
+"""How old a day may be that stands for a coming one."""
 ONE_HOUR = timedelta(hours=1)
 SIGNAL_NOTE = (
     "by average intensity: it compares the mix of the hours, not what would have been burnt less; "
