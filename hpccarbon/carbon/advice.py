@@ -15,17 +15,11 @@ from typing import Annotated
 import msgspec
 
 from hpccarbon.carbon import zones
-from hpccarbon.carbon.footprint import Factor, Factors, hour_of
+from hpccarbon.carbon.footprint import Factors, hour_of
+from hpccarbon.carbon.foresight import HOUR, HOURLY, foreseen, marginal_hours
 from hpccarbon.config import Carbon
 
 Means = msgspec.Meta
-HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"))
-"""Rungs that tell one hour from another; a mean says the same of all and is no reason to move."""
-FORESEEN = HOURLY | {"neighbour_days", "neighbour_day"}
-"""What tells tomorrow's hours apart: a forecast, or the same hour of the day before, the best guess without one."""
-MAX_DAYS_BACK = 3
-"""How old a day may be that stands for a coming one."""
-ONE_HOUR = timedelta(hours=1)
 SIGNAL_NOTE = (
     "by average intensity: it compares the mix of the hours, not what would have been burnt less; "
     "average and marginal signals often disagree"
@@ -54,24 +48,13 @@ class Elsewhere(msgspec.Struct, frozen=True, kw_only=True):
     rungs: Annotated[list[str], Means(description="what the value stands on: a yearly mean is less sure than hours")]
 
 
-class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
-    """What is expected of a time to come. `sigma` is one sigma, relative: how far the mean of some hours may be off."""
-
-    start: datetime
-    end: datetime
-    g_per_kwh: float
-    rung: str
-    sigma: float = 0.0
-    marginal_g_per_kwh: float | None = None
-
-
 class Start(msgspec.Struct, frozen=True, kw_only=True):
     """A job of some length, begun at this hour: its mean intensity if it draws the same power throughout."""
 
     start: datetime
     g_per_kwh: float
     saved_percent: Annotated[float, Means(description="against beginning now; negative: it would cost more")]
-    rungs: Annotated[list[str], Means(description="forecast, or the day before as the best guess")]
+    rungs: Annotated[list[str], Means(description="forecast, or `recent_days`: a guess from the last two weeks")]
     marginal_g_per_kwh: Annotated[
         float | None, Means(description="the same by the marginal signal, where one is stored")
     ]
@@ -109,7 +92,7 @@ def other_times(
     if any((factor := factors.at(hour)) is None or factor.rung not in HOURLY for hour in used):
         return Advice(co2e_g=grams, times=[], zones=[], notes=[NO_SERIES])
     factors.mapping(hour + timedelta(hours=shift) for hour in used for shift in (first_h, last_h))
-    marginal = _marginal(carbon, series_dir, as_of)
+    marginal = marginal_hours(carbon, series_dir, as_of)
     start = min(used)
     shifts = []
     for shift in range(first_h, last_h + 1):
@@ -189,7 +172,7 @@ def starts(
     """
     first = hour_of(now)
     hours = [first + timedelta(hours=number) for number in range(within_h + length_h)]
-    known = {one.start: one for one in foreseen(carbon, series_dir, first, hours[-1] + ONE_HOUR, as_of=as_of)}
+    known = {one.start: one for one in foreseen(carbon, series_dir, first, hours[-1] + HOUR, as_of=as_of)}
     found: list[Start] = []
     begin_g: float | None = None
     for number in range(within_h + 1):
@@ -211,65 +194,6 @@ def starts(
         )
     # Without the hour that has begun there is nothing to compare with.
     return sorted(found, key=lambda one: (one.g_per_kwh, one.start)) if begin_g is not None else []
-
-
-def foreseen(
-    carbon: Carbon, series_dir: Path | None, begin: datetime, end: datetime, *, as_of: datetime | None = None
-) -> list[Foreseen]:
-    """What is expected of the hours from the one `begin` lies in to `end`, in order of time.
-
-    By the forecast where one was fetched, else by the same hour of the day before, or of the nearest of the last
-    `MAX_DAYS_BACK` days that is known. An hour of which only a longer mean is known is left out.
-
-    Args:
-        begin, end: aware.
-
-    Raises: CarbonError, if the zone is not known.
-    """
-    first = hour_of(begin)
-    hours = [first + number * ONE_HOUR for number in range(-(-(end - first) // ONE_HOUR))]
-    factors = Factors(carbon, series_dir, as_of)
-    factors.mapping(hour - timedelta(days=back) for hour in hours for back in (0, MAX_DAYS_BACK))
-    marginal = _marginal(carbon, series_dir, as_of)
-    found = []
-    for hour in hours:
-        factor = _expected(factors, hour)
-        if factor is not None:
-            found.append(
-                Foreseen(
-                    start=hour,
-                    end=hour + ONE_HOUR,
-                    g_per_kwh=factor.g_per_kwh,
-                    rung=factor.rung,
-                    sigma=factor.own or factor.common,
-                    marginal_g_per_kwh=marginal.get(int(hour.timestamp())),
-                )
-            )
-    return found
-
-
-def _expected(factors: Factors, hour: datetime) -> Factor | None:
-    """The factor that stands for an hour to come; None where nothing tells it from the hours around it."""
-    for back in range(MAX_DAYS_BACK + 1):
-        factor = factors.at(hour - timedelta(days=back))
-        if factor is not None and factor.rung in FORESEEN:
-            return factor
-    return None
-
-
-def _marginal(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -> Mapping[int, float]:
-    """The zone's marginal series by hour, whichever basis it has; empty where none is stored."""
-    if series_dir is None or not carbon.zone:
-        return {}
-    found: dict[int, float] = {}
-    for basis in ("direct", "lifecycle"):
-        place = series_dir / zones.require(carbon.zone, series_dir) / f"marginal.{basis}"
-        if zones.has_directory(place):
-            from hpccarbon.carbon import series
-
-            loaded = series.load(place, series.months_of(place), as_of)
-            return {hour: value.g_per_kwh for hour, value in loaded.hours.items()}
-    return found
 
 
 def _marginal_grams(marginal: Mapping[int, float], energy_uj: Mapping[datetime, int], factors: Factors) -> float | None:

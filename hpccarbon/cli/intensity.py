@@ -275,8 +275,8 @@ def best_command(
 ) -> None:
     """When a job of so many hours would have the cleanest mix, in ZONE (default: all zones of the configuration).
 
-    By the forecast where one was fetched (`fetch --forecast`), else by the same hour of the day before. The first line
-    of a zone is the best start, the last one now.
+    By the forecast where one was fetched (`fetch --forecast`), else by a guess from the last two weeks. The first
+    line of a zone is the best start, the last one now.
     """
     import msgspec
 

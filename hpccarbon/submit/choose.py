@@ -1,7 +1,7 @@
 """When to begin a job so that its expected grams are least. Reads no file and no clock, and submits nothing.
 
     latest = latest_start(now, length, max_delay=timedelta(hours=12), deadline=None)
-    hours = advice.foreseen(carbon, series_dir, now, latest + length)
+    hours = foresight.foreseen(carbon, series_dir, now, latest + length)
     choice = choose(hours, now, latest, length)  # None: the hours from now on are not foreseen, begin now
 
 A job of constant power has the mean intensity of the time it runs. As a function of its start that mean is a straight
@@ -15,17 +15,14 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import islice, pairwise, takewhile
-from math import sqrt
 from typing import Annotated, NamedTuple
 
 import msgspec
 
-from hpccarbon.carbon.advice import Foreseen
+from hpccarbon.carbon.foresight import Foreseen, error_of_sum
 
 Means = msgspec.Meta
 SECOND = timedelta(seconds=1)
-SAME_WEATHER = 0.0
-"""How far the errors of what is foreseen for two times of one day go together (0: not at all, 1: wholly)."""
 _MICROSECOND = timedelta(microseconds=1)
 _UNITS_PER_G = 10_000
 """Intensities carry four decimals: sums of them are integers here, and two starts that cost the same are equal."""
@@ -50,7 +47,9 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     saved_percent: Annotated[float, Means(description="expected, against beginning now; never negative")]
     low_percent: Annotated[float, Means(description="one sigma below; negative: it may cost more than now")]
     high_percent: Annotated[float, Means(description="one sigma above")]
-    rungs: Annotated[list[str], Means(description="what the hours of both stand on: forecast, or the day before")]
+    rungs: Annotated[
+        list[str], Means(description="what the hours of both stand on: forecast, or `recent_days`, a guess")
+    ]
 
     @property
     def delay(self) -> timedelta:
@@ -94,16 +93,16 @@ def choose(foreseen: Iterable[Foreseen], now: datetime, latest: datetime, length
         return None
     first, best = found[0], min(found, key=lambda job: job.cost)  # of equal ones min takes the first
     begun_now, chosen = first.candidate(), best.candidate()
-    percent = 100 / begun_now.g_per_kwh if begun_now.g_per_kwh else 0.0
-    saved = begun_now.g_per_kwh - chosen.g_per_kwh
-    error = _error_of_difference(first, best)
+    one = begun_now.g_per_kwh or 1.0  # where nothing is emitted nothing is saved
+    saved = (begun_now.g_per_kwh - chosen.g_per_kwh) / one
+    error = _error_of_difference(first, best) / one
     return Choice(
         now=begun_now,
         best=chosen,
         candidates=[job.candidate() for job in found],
-        saved_percent=saved * percent,
-        low_percent=(saved - error) * percent,
-        high_percent=min((saved + error) * percent, 100.0),
+        saved_percent=100 * saved,
+        low_percent=100 * (saved - error),
+        high_percent=min(100 * (saved + error), 100.0),
         rungs=list(dict.fromkeys(period.rung for period, _ in (*first.parts, *best.parts))),
     )
 
@@ -147,14 +146,11 @@ def _job(periods: list[Foreseen], start: datetime, length: timedelta) -> _Job | 
 
 
 def _error_of_difference(first: _Job, other: _Job) -> float:
-    """One sigma of the difference of two mean intensities, in g/kWh.
-
-    What the two have in common cancels. The rest of each is wrong as a whole, because weather lasts hours, and by so
-    much alike as `SAME_WEATHER` says (docs/submit.md, "How sure a saving is").
-    """
+    """One sigma of the difference of two mean intensities, in g/kWh. What the two have in common cancels."""
+    weights: dict[Foreseen, int] = {}
+    for sign, job in ((1, first), (-1, other)):
+        for period, span in job.parts:
+            weights[period] = weights.get(period, 0) + sign * span
     length = sum(span for _, span in first.parts)
-    spans = {period.start: span for period, span in first.parts}
-    others = {period.start: span for period, span in other.parts}
-    a = sum(p.g_per_kwh * p.sigma * max(0, span - others.get(p.start, 0)) for p, span in first.parts) / length
-    b = sum(p.g_per_kwh * p.sigma * max(0, span - spans.get(p.start, 0)) for p, span in other.parts) / length
-    return sqrt(a * a + b * b - 2 * SAME_WEATHER * a * b)
+    ordered = sorted(weights.items(), key=lambda one: one[0].start)
+    return error_of_sum((period.start, period.sigma_g_per_kwh * span / length) for period, span in ordered)

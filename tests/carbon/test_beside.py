@@ -110,7 +110,7 @@ def test_other_zones_say_what_they_stand_on(tmp_path: Path) -> None:
     assert direct.zones == [] and direct.notes == ["SE: no direct value"]
 
 
-def test_the_best_start_is_foreseen_by_the_forecast_or_by_the_day_before(tmp_path: Path) -> None:
+def test_the_best_start_is_foreseen_by_the_forecast_or_by_the_last_two_weeks(tmp_path: Path) -> None:
     fill(tmp_path)
     now = HOUR.replace(hour=20, minute=40)
     known = advice.starts(Carbon(zone="DE"), tmp_path, now, length_h=2)
@@ -119,6 +119,6 @@ def test_the_best_start_is_foreseen_by_the_forecast_or_by_the_day_before(tmp_pat
     assert len(known) == 25 and min(one.start for one in known) == HOUR.replace(hour=20)
     end = HOUR + timedelta(days=7, hours=-14)  # the last day that is known
     guessed = advice.starts(Carbon(zone="DE"), tmp_path, end, length_h=3, within_h=20)
-    assert guessed[0].g_per_kwh == 100 and guessed[0].rungs == ["neighbour_day"]
+    assert guessed[0].g_per_kwh == 100 and guessed[0].rungs == ["recent_days"]
     assert advice.starts(Carbon(zone="FR"), tmp_path, now, length_h=2) == []
     assert advice.starts(Carbon(zone="DE"), tmp_path, now + timedelta(days=30), length_h=2) == []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpccarbon.carbon.advice import Foreseen
+from hpccarbon.carbon.foresight import Foreseen
 from hpccarbon.submit.choose import choose, latest_start
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
@@ -24,7 +24,7 @@ def hours(*values: float | None, sigma: float = 0.0, step: timedelta = HOUR) -> 
             end=MIDNIGHT + (number + 1) * step,
             g_per_kwh=value,
             rung="forecast",
-            sigma=sigma,
+            sigma_g_per_kwh=sigma * value,
         )
         for number, value in enumerate(values)
         if value is not None

@@ -1,0 +1,168 @@
+"""What the coming hours of a zone will probably be, and how far off that may be. Never enters a total of a report.
+
+A forecast that was fetched goes first. Hours without one are guessed from the zone's own last two weeks: the mean of
+the same hour of those days, and on top what the last known hour was above or below its own mean, fading by the hour.
+The day before alone is a worse guide to the cleanest hour: the chances of that day look like a pattern (docs/submit.md,
+"Without a forecast", has what was measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from math import sqrt
+from pathlib import Path
+
+import msgspec
+
+from hpccarbon.carbon import tables, zones
+from hpccarbon.carbon.footprint import Factor, Factors, hour_of
+from hpccarbon.carbon.intensity import DECIMALS
+from hpccarbon.config import Carbon
+
+HOURLY = frozenset(("measured", "estimated", "forecast", "interpolated", "fixed"))
+"""Rungs that tell one hour from another; a mean says the same of all and is no reason to move."""
+GUESSED = "recent_days"
+"""Where the ladder has no hour of its own: not one of its rungs, because no total is made of it."""
+DAYS = 14
+"""How many days the mean of an hour is made of."""
+PERSISTENCE = 0.93
+"""What is left after an hour of a departure from the mean; the errors of two hours go together by as much."""
+HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
+    """What is expected of a time to come, one sigma of it, and the marginal signal where one is stored."""
+
+    start: datetime
+    end: datetime
+    g_per_kwh: float
+    rung: str
+    sigma_g_per_kwh: float = 0.0
+    marginal_g_per_kwh: float | None = None
+
+
+def foreseen(
+    carbon: Carbon, series_dir: Path | None, begin: datetime, end: datetime, *, as_of: datetime | None = None
+) -> list[Foreseen]:
+    """The hours from the one `begin` lies in to `end`, in order; an hour of which nothing is known is left out.
+
+    Args:
+        series_dir: `config.shared("intensity")`.
+        begin, end: aware. Guesses are made from what was before `begin`.
+        as_of: what was fetched later is not seen, see `Intensity`.
+
+    Raises: CarbonError, if the zone is not known.
+    """
+    first = hour_of(begin)
+    hours = [first + number * HOUR for number in range(-(-(end - first) // HOUR))]
+    factors = Factors(carbon, series_dir, as_of)
+    factors.mapping([*hours, *(first - back * DAY for back in range(DAYS + 2))])
+    marginal = marginal_hours(carbon, series_dir, as_of)
+    guess = _Guess(factors, first)
+    found = []
+    for hour in hours:
+        factor = _hourly(factors, hour)
+        if factor is not None:
+            guess.saw(factor)
+            value, sigma, rung = factor.g_per_kwh, factor.g_per_kwh * _own_error(factor), factor.rung
+        elif (guessed := guess.of(hour)) is not None:
+            (value, sigma), rung = guessed, GUESSED
+        else:
+            continue
+        found.append(
+            Foreseen(
+                start=hour,
+                end=hour + HOUR,
+                g_per_kwh=value,
+                rung=rung,
+                sigma_g_per_kwh=sigma,
+                marginal_g_per_kwh=marginal.get(int(hour.timestamp())),
+            )
+        )
+    return found
+
+
+def marginal_hours(carbon: Carbon, series_dir: Path | None, as_of: datetime | None) -> Mapping[int, float]:
+    """The zone's marginal series by hour, whichever basis it has; empty where none is stored."""
+    if series_dir is None or not carbon.zone:
+        return {}
+    found: dict[int, float] = {}
+    for basis in ("direct", "lifecycle"):
+        place = series_dir / zones.require(carbon.zone, series_dir) / f"marginal.{basis}"
+        if zones.has_directory(place):
+            from hpccarbon.carbon import series
+
+            loaded = series.load(place, series.months_of(place), as_of)
+            return {hour: value.g_per_kwh for hour, value in loaded.hours.items()}
+    return found
+
+
+def error_of_sum(errors: Iterable[tuple[datetime, float]]) -> float:
+    """One sigma of a sum over times in order, of what each term may be off: signed, weighted.
+
+    Weather lasts: the errors of two times go together by `PERSISTENCE` to the power of the hours between them.
+    """
+    square = carried = 0.0
+    before: datetime | None = None
+    for at, error in errors:
+        carried *= PERSISTENCE ** ((at - before) / HOUR) if before is not None else 0.0
+        square += error * error + 2 * error * carried
+        carried += error
+        before = at
+    return sqrt(max(0.0, square))
+
+
+class _Guess:
+    """The hour's mean over the days before `first`, and how the last known hour departs from its own."""
+
+    def __init__(self, factors: Factors, first: datetime) -> None:
+        self._means: dict[int, float] = {}
+        squares, spare = 0.0, 0
+        for back in range(1, 25):
+            hour = first - back * HOUR
+            days = [day for number in range(DAYS) if (day := _hourly(factors, hour - number * DAY)) is not None]
+            if days:
+                mean = sum(day.g_per_kwh for day in days) / len(days)
+                squares += sum((day.g_per_kwh - mean) ** 2 for day in days)
+                spare += len(days) - 1
+                self._means[hour.hour] = mean
+        self._zone = factors.zone or ""
+        # Of fewer than two days of hours no scatter can be told: the measured error of a single day stands for it.
+        self._scatter_g = sqrt(squares / spare) if spare >= 24 else None
+        self._last: tuple[datetime, float] | None = None
+        for back in range(24, 0, -1):
+            if (factor := _hourly(factors, first - back * HOUR)) is not None:
+                self.saw(factor)
+
+    def saw(self, factor: Factor) -> None:
+        """An hour that is known, or forecast: the guesses of later ones begin at its departure from the mean."""
+        mean = self._means.get(factor.hour.hour)
+        if mean is not None:
+            self._last = (factor.hour, factor.g_per_kwh - mean)
+
+    def of(self, hour: datetime) -> tuple[float, float] | None:
+        """The guess and its one sigma, in g/kWh; None where no day has this hour."""
+        mean = self._means.get(hour.hour)
+        if mean is None:
+            return None
+        at, departure = self._last or (hour - DAYS * DAY, 0.0)
+        left = PERSISTENCE ** ((hour - at) // HOUR)
+        value = round(max(0.0, mean + departure * left), DECIMALS)
+        return value, self._scatter(value) * sqrt(1 - left * left)
+
+    def _scatter(self, value: float) -> float:
+        if self._scatter_g is not None:
+            return self._scatter_g
+        error = tables.standin("neighbour_day", self._zone)
+        return value * error.sigma if error is not None else value
+
+
+def _hourly(factors: Factors, hour: datetime) -> Factor | None:
+    factor = factors.at(hour)
+    return factor if factor is not None and factor.rung in HOURLY else None
+
+
+def _own_error(factor: Factor) -> float:
+    """What of an hour's error is not the source's level, which all hours share: all of a forecast's."""
+    return factor.common if factor.rung == "forecast" else factor.own
