@@ -2,7 +2,7 @@
 
 A forecast that was fetched goes first. Hours without one are guessed from the zone's own last two weeks: the mean of
 the same hour of those days, and on top what the last known hour was above or below its own mean, fading by the hour.
-The day before alone is a worse guide to the cleanest hour: the chances of that day look like a pattern (docs/submit.md,
+The day before alone is a worse guide to the cleanest hour: the chances of that day look like a pattern (docs/advise.md,
 "Without a forecast", has what was measured).
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from math import sqrt
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,7 +29,17 @@ DAYS = 14
 """How many days the mean of an hour is made of."""
 PERSISTENCE = 0.93
 """What is left after an hour of a departure from the mean; the errors of two hours go together by as much."""
+MIN_SPARE = 24
+"""Of less than two days of hours no scatter can be told: the measured error of a single day stands for it."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
+
+
+class Known(NamedTuple):
+    """What is known or guessed of one hour, and one sigma of it that other hours do not share."""
+
+    g_per_kwh: float
+    sigma_g_per_kwh: float
+    rung: str
 
 
 class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,31 +66,37 @@ def foreseen(
     Raises: CarbonError, if the zone is not known.
     """
     first = hour_of(begin)
-    hours = [first + number * HOUR for number in range(-(-(end - first) // HOUR))]
     factors = Factors(carbon, series_dir, as_of)
-    factors.mapping([*hours, *(first - back * DAY for back in range(DAYS + 2))])
+    hours = [first + number * HOUR for number in range(-24 * (DAYS + 1), -(-(end - first) // HOUR))]
+    factors.mapping(hours)
+    known = {hour: one for hour in hours if (one := _known(factors.at(hour))) is not None}
     marginal = marginal_hours(carbon, series_dir, as_of)
-    guess = _Guess(factors, first)
+    return [
+        msgspec.structs.replace(one, marginal_g_per_kwh=marginal.get(int(one.start.timestamp())))
+        for one in expect(known, first, end, factors.zone or "")
+    ]
+
+
+def expect(known: Mapping[datetime, Known], first: datetime, end: datetime, zone: str) -> list[Foreseen]:
+    """What `foreseen` says, of hours that are at hand already.
+
+    Args:
+        known: UTC hour -> what is known of it; of the past and, where there is a forecast, of the time to come.
+        first: the full hour to begin with.
+        zone: whose measured errors count, where the past is too short to show its own.
+    """
+    guess = _Guess(known, first, zone)
     found = []
-    for hour in hours:
-        factor = _hourly(factors, hour)
-        if factor is not None:
-            guess.saw(factor)
-            value, sigma, rung = factor.g_per_kwh, factor.g_per_kwh * _own_error(factor), factor.rung
-        elif (guessed := guess.of(hour)) is not None:
-            (value, sigma), rung = guessed, GUESSED
+    for number in range(-(-(end - first) // HOUR)):
+        hour = first + number * HOUR
+        one = known.get(hour)
+        if one is not None:
+            guess.saw(hour, one)
         else:
-            continue
-        found.append(
-            Foreseen(
-                start=hour,
-                end=hour + HOUR,
-                g_per_kwh=value,
-                rung=rung,
-                sigma_g_per_kwh=sigma,
-                marginal_g_per_kwh=marginal.get(int(hour.timestamp())),
-            )
-        )
+            one = guess.of(hour)
+        if one is not None:
+            value, sigma, rung = one
+            found.append(Foreseen(start=hour, end=hour + HOUR, g_per_kwh=value, rung=rung, sigma_g_per_kwh=sigma))
     return found
 
 
@@ -116,40 +133,40 @@ def error_of_sum(errors: Iterable[tuple[datetime, float]]) -> float:
 class _Guess:
     """The hour's mean over the days before `first`, and how the last known hour departs from its own."""
 
-    def __init__(self, factors: Factors, first: datetime) -> None:
+    def __init__(self, known: Mapping[datetime, Known], first: datetime, zone: str) -> None:
         self._means: dict[int, float] = {}
         squares, spare = 0.0, 0
         for back in range(1, 25):
             hour = first - back * HOUR
-            days = [day for number in range(DAYS) if (day := _hourly(factors, hour - number * DAY)) is not None]
+            days = [known[day].g_per_kwh for number in range(DAYS) if (day := hour - number * DAY) in known]
             if days:
-                mean = sum(day.g_per_kwh for day in days) / len(days)
-                squares += sum((day.g_per_kwh - mean) ** 2 for day in days)
+                mean = sum(days) / len(days)
+                squares += sum((day - mean) ** 2 for day in days)
                 spare += len(days) - 1
                 self._means[hour.hour] = mean
-        self._zone = factors.zone or ""
-        # Of fewer than two days of hours no scatter can be told: the measured error of a single day stands for it.
-        self._scatter_g = sqrt(squares / spare) if spare >= 24 else None
+        self._zone = zone
+        self._scatter_g = sqrt(squares / spare) if spare >= MIN_SPARE else None
         self._last: tuple[datetime, float] | None = None
         for back in range(24, 0, -1):
-            if (factor := _hourly(factors, first - back * HOUR)) is not None:
-                self.saw(factor)
+            hour = first - back * HOUR
+            if hour in known:
+                self.saw(hour, known[hour])
 
-    def saw(self, factor: Factor) -> None:
+    def saw(self, hour: datetime, one: Known) -> None:
         """An hour that is known, or forecast: the guesses of later ones begin at its departure from the mean."""
-        mean = self._means.get(factor.hour.hour)
+        mean = self._means.get(hour.hour)
         if mean is not None:
-            self._last = (factor.hour, factor.g_per_kwh - mean)
+            self._last = (hour, one.g_per_kwh - mean)
 
-    def of(self, hour: datetime) -> tuple[float, float] | None:
-        """The guess and its one sigma, in g/kWh; None where no day has this hour."""
+    def of(self, hour: datetime) -> Known | None:
+        """The guess; None where no day has this hour."""
         mean = self._means.get(hour.hour)
         if mean is None:
             return None
         at, departure = self._last or (hour - DAYS * DAY, 0.0)
         left = PERSISTENCE ** ((hour - at) // HOUR)
         value = round(max(0.0, mean + departure * left), DECIMALS)
-        return value, self._scatter(value) * sqrt(1 - left * left)
+        return Known(value, self._scatter(value) * sqrt(1 - left * left), GUESSED)
 
     def _scatter(self, value: float) -> float:
         if self._scatter_g is not None:
@@ -158,11 +175,10 @@ class _Guess:
         return value * error.sigma if error is not None else value
 
 
-def _hourly(factors: Factors, hour: datetime) -> Factor | None:
-    factor = factors.at(hour)
-    return factor if factor is not None and factor.rung in HOURLY else None
-
-
-def _own_error(factor: Factor) -> float:
-    """What of an hour's error is not the source's level, which all hours share: all of a forecast's."""
-    return factor.common if factor.rung == "forecast" else factor.own
+def _known(factor: Factor | None) -> Known | None:
+    """What an hour's factor says of the hour itself; None where only a mean of other hours stands for it."""
+    if factor is None or factor.rung not in HOURLY:
+        return None
+    # The level of a source is common to all of its hours and moves no job; a forecast errs by the hour.
+    error = factor.common if factor.rung == "forecast" else factor.own
+    return Known(factor.g_per_kwh, factor.g_per_kwh * error, factor.rung)
