@@ -245,6 +245,16 @@ class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kg_co2e: float = 0.0
 
 
+class Submit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`hpccarbon sbatch`: `estimate` is when it says what a job will cost, `max_delay_h` how long `--green` may delay
+    one that names no `--max-delay`, `timeout_s` after how long it submits without having found anything out.
+    """
+
+    estimate: Literal["always", "terminal", "never"] = "always"
+    max_delay_h: float = 12.0
+    timeout_s: float = 2.0
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that was decided about this site, checked once at load.
 
@@ -264,6 +274,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     slurm: Slurm = Slurm()
     carbon: Carbon = Carbon()
     report: Report = Report()
+    submit: Submit = Submit()
     budgets: dict[str, Budget] = {}
     retention: Retention = Retention()
 
@@ -295,7 +306,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except (ZoneInfoNotFoundError, ValueError, OSError) as err:
             raise ConfigError(f"report.timezone: no zone {name!r}; write an IANA name, e.g. Europe/Berlin") from err
 
-    def shared(self, room: Literal["shards", "ledger", "jobs", "intensity", "imported"]) -> Path:
+    def shared(self, room: Literal["shards", "ledger", "jobs", "intensity", "imported", "habits", "extracts"]) -> Path:
         """A room of the shared directory."""
         return Path(self.paths.shared_dir) / room
 
@@ -397,6 +408,8 @@ def _check(config: Config, where: str) -> None:
         (carbon.pue == 0 or 1 <= carbon.pue <= 10, "carbon.pue: must lie between 1 and 10 (it is total / IT energy)"),
         (1 <= carbon.node_factor <= 10, "carbon.node_factor: must lie between 1 and 10"),
         *_carbon_rules(carbon),
+        (0 < config.submit.max_delay_h <= 168, "submit.max_delay_h: must lie between 0 and 168 h"),
+        (0.1 <= config.submit.timeout_s <= 60, "submit.timeout_s: must lie between 0.1 and 60 s"),
         *(
             (
                 min(budget.kwh, budget.kg_co2e) >= 0 and (budget.kwh > 0) != (budget.kg_co2e > 0),

@@ -30,6 +30,11 @@ class Entry(NamedTuple):
 FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("report", "hpccarbon.cli.report", "Energy and carbon of jobs, users, accounts, nodes or months."),
     Entry("now", "hpccarbon.cli.now", "What my running job has used on this node so far."),
+    Entry(
+        "sbatch",
+        "hpccarbon.cli.sbatch",
+        "Submit a job, told what it will cost; begin when power is clean.",
+    ),
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
     Entry("compare", "hpccarbon.cli.compare", "Models beside each other: energy, CO2e, time, what they achieved."),
     Entry("import", "hpccarbon.cli.import", "Old runs of CodeCarbon, to compare with new ones."),

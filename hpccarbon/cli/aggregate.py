@@ -176,9 +176,28 @@ def _once(
         click.echo(f"aggregated {merged}{packed}{told}; {time.monotonic() - start:.1f} s")
     if config.privacy == "own":
         extracts.update(config, datetime.now(timezone.utc), EXTRACTS_EVERY_S if only_news else 0)
+    if outcome.hours or records or not only_news:
+        well = _habits(config) and well
     if accounting and config.slurm.admin_comment:
         well = _annotate(config, quiet=quiet) and well
     return well and not outcome.failed
+
+
+def _habits(config: Config) -> bool:
+    """Note what users' last jobs used, for those to come; False (and said), where that fails: nothing else waits."""
+    from datetime import datetime, timezone
+
+    from hpccarbon.cli.shared import open_ledger
+    from hpccarbon.errors import HpcCarbonError
+    from hpccarbon.site import observe
+
+    try:
+        with open_ledger(config) as ledger:
+            observe.update(config, ledger, datetime.now(timezone.utc))
+    except HpcCarbonError as err:
+        click.echo(f"error: habits: {_inert(str(err))}", err=True)
+        return False
+    return True
 
 
 def _annotate(config: Config, *, quiet: bool) -> bool:

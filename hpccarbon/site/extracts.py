@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from pathlib import Path
@@ -120,6 +120,22 @@ def update(config: Config, now: datetime, every_s: float = 0) -> int:
                 " files away: see docs/security.md)"
             ) from err
     return written
+
+
+def give(config: Config, files: Mapping[int, bytes], name: str) -> None:
+    """Write each user (by uid) one more file beside the extracts, that the user alone can open.
+
+    Raises: HpcCarbonError as `update`; OSError.
+    """
+    shared, cluster = Path(config.paths.shared_dir), config.cluster
+    root = shared / ROOM / cluster
+    with exclusive(shared / "ledger" / cluster / ".extracts.lock"):
+        _rooms(root)
+        for uid, content in files.items():
+            if 0 <= uid <= _MAX_UID:
+                whole = root / _WORK / name
+                whole.write_bytes(content)
+                _give(whole, uid, root, name)
 
 
 def _rooms(root: Path) -> None:
