@@ -178,7 +178,7 @@ def test_every_option_of_sbatch_takes_a_value_or_none_as_we_think(conf: Path) ->
 
 
 def test_every_short_option_is_the_long_one_we_think(conf: Path) -> None:
-    """The help names them side by side; a letter that we know and sbatch does not, or the reverse, is told by getopt."""
+    """The help names them side by side; getopt tells the letters that only one of us knows."""
     pairs = dict(re.findall(r"^ +-([A-Za-z]), +--([a-z-]+)", said(conf, "--help"), re.MULTILINE))
     assert len(pairs) > 25
     assert {letter: SHORT.get(letter) for letter in pairs} == pairs
