@@ -8,7 +8,7 @@ from typing import Annotated
 
 import msgspec
 
-from hpccarbon.carbon import advice
+from hpccarbon.carbon import foresight
 from hpccarbon.carbon.footprint import NO_ZONE, Factor, Factors
 from hpccarbon.carbon.places import Places
 from hpccarbon.config import Carbon, Config
@@ -78,7 +78,7 @@ def make(config: Config, wanted: Request, wish: Wish, uid: int, now: datetime) -
             notes.append(f"--green: submitted as it is: {why}")
         else:
             earliest, latest = window
-            hours = advice.foreseen(carbon, series_dir, earliest, latest + length)
+            hours = foresight.foreseen(carbon, series_dir, earliest, latest + length)
             coming = [Coming(hour.start.astimezone(now.tzinfo), hour.g_per_kwh) for hour in hours]
             choice = choose(hours, earliest, latest, length)
             if choice is None:

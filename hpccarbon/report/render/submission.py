@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _LABEL = "  g/kWh "
-_SURE = {"forecast": "the forecast", "neighbour_day": "the day before", "neighbour_days": "the days around"}
+_SURE = {"forecast": "the forecast", "recent_days": "the last two weeks"}
 
 
 def text(plan: Plan, width: int) -> str:
