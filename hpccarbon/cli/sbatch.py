@@ -33,8 +33,8 @@ OWN = {
     "config": True,
 }
 """Our options, and whether they have a value: every other word is sbatch's."""
-DROP_IN = "HPCCARBON_DROP_IN"
-"""Names the file that stands first on PATH as `sbatch`, so that it is not taken for the real one."""
+REAL = "HPCCARBON_SBATCH"
+"""Names the real sbatch, where slurm_scripts/sbatch stands before it on PATH. Help and version are then sbatch's."""
 FIRST_WORD_S = 2.0
 """How long to wait for the child to have read the configuration, which then says how long to wait for the rest."""
 NOT_FOUND, NOT_RUN = 127, 126
@@ -66,7 +66,7 @@ class Submission(click.Command):
         """As click does it, of our own words alone."""
         from hpccarbon.slurm.options import command_line, script_head
 
-        if args in (["--help"], ["-h"]) and not os.environ.get(DROP_IN):
+        if args in (["--help"], ["-h"]) and not os.environ.get(REAL):
             return super().parse_args(ctx, args)
         line = command_line(args, OWN)
         head = script_head(_script(line))
@@ -255,27 +255,18 @@ def _in(begin_s: float) -> str:
 
 def _become(arguments: list[str]) -> NoReturn:
     """Replace this process by the real sbatch."""
-    real = _real()
+    import shutil
+
+    real = os.environ.pop(REAL, "") or shutil.which("sbatch")
     if real is None:
         _say("sbatch is not on PATH: load Slurm's module, or set slurm.bin_dir and PATH")
         sys.exit(NOT_FOUND)
     sys.stderr.flush()
-    os.environ.pop(DROP_IN, None)
     try:
         os.execv(real, ["sbatch", *arguments])  # noqa: S606 - no shell is wanted
     except OSError as err:
         _say(f"{real}: {err.strerror}")
         sys.exit(NOT_RUN)
-
-
-def _real() -> str | None:
-    """The first sbatch on PATH that is not the file we were called by."""
-    ours = os.environ.get(DROP_IN, "")
-    for folder in os.get_exec_path():
-        path = os.path.join(folder, "sbatch")  # noqa: PTH118 - a str all the way
-        if os.access(path, os.X_OK) and not os.path.isdir(path) and not (ours and os.path.samefile(path, ours)):  # noqa: PTH112, PTH121
-            return path
-    return None
 
 
 def _say(message: str) -> None:
