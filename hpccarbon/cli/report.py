@@ -341,25 +341,27 @@ def _hints(
     ledger: Ledger, job: JobPart, of_job: dict[int, list[JobRecord]], asked: Asked, carbon: Sequence[CarbonOf]
 ) -> list[Hint]:
     """What would make the next one cheaper; other hours are looked at where the job's own are known by the hour."""
-    from hpccarbon.report.job import hints_of
+    from hpccarbon.report.job import hints_of, waited_hours
 
     rungs = {rung.rung for one in carbon for rung in one.method.rungs}
-    later = None
+    later = at_submit = None
     if rungs and not rungs & {"year", "country", "world", "fixed"}:
         from hpccarbon.carbon.advice import other_times
         from hpccarbon.report.applied import energy_by_hour
 
         applied = asked.applied
+        waited_h = waited_hours(job)
         shifts = other_times(
             applied.config.carbon,
             energy_by_hour(applied.located),
             applied.config.shared("intensity"),
-            first_h=0,
+            first_h=-waited_h,
             last_h=24,
             as_of=applied.as_of,
         ).times
-        later = shifts[0] if shifts else None
-    return hints_of(job, _silent(job, of_job), _unreadable(ledger, job), later)
+        later = next((shift for shift in shifts if shift.shift_h >= 0), None)
+        at_submit = next((shift for shift in shifts if shift.shift_h == -waited_h), None) if waited_h else None
+    return hints_of(job, _silent(job, of_job), _unreadable(ledger, job), later, at_submit)
 
 
 def _advice(asked: Asked) -> Advice | None:

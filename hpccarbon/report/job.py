@@ -14,6 +14,7 @@ from hpccarbon.carbon.advice import Advice, Shift
 from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
+from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, JobRecord
@@ -22,6 +23,9 @@ BY = ("job_id", "run", "node", "user", "account", "partition", "hour")
 """What the energy rows of a job report are grouped by: enough for every line of the page, and for its grams."""
 MIN_ADVICE_S = 60
 """Shorter jobs get no advice: starting up is not how they would use their cores."""
+MIN_WAITED = 0.01
+MAX_WAIT_H = 336
+"""Who waited for longer than two weeks waited for something else."""
 MIN_SAVED_PERCENT = 10.0
 """A later start that saves less is within the error of the hours."""
 MAX_HET = 128
@@ -133,13 +137,18 @@ class PowerPoint(msgspec.Struct, frozen=True):
 class Hint(msgspec.Struct, frozen=True, kw_only=True):
     """Something worth knowing, with its numbers."""
 
-    kind: Literal["idle_cores", "idle_gpus", "greener_hour", "earlier_runs", "not_covered", "modelled"]
+    kind: Literal["idle_cores", "idle_gpus", "greener_hour", "waited", "earlier_runs", "not_covered", "modelled"]
     energy_uj: int | None
     percent: float | None
     cores: float | None = None
     gpus: int | None = None
-    shift_h: Annotated[int | None, Means(description="hours later that the job could have begun")] = None
-    saved_g: Annotated[float | None, Means(description="grams CO2e that the later start would have saved")] = None
+    shift_h: Annotated[
+        int | None, Means(description="hours later that the job could have begun; of `waited`, that it did begin")
+    ] = None
+    saved_g: Annotated[
+        float | None,
+        Means(description="grams CO2e that the later start would have saved, or did; negative: it cost more"),
+    ] = None
     nodes: list[str] = []
     sensors: Annotated[
         list[str], Means(description="sensors that are there, could not be read, and were modelled")
@@ -382,7 +391,11 @@ def power_by_hour(rows: Sequence[EnergyRow]) -> list[PowerPoint]:
 
 
 def hints_of(
-    job: JobPart, silent: Sequence[str] = (), unreadable: Sequence[str] = (), later: Shift | None = None
+    job: JobPart,
+    silent: Sequence[str] = (),
+    unreadable: Sequence[str] = (),
+    later: Shift | None = None,
+    at_submit: Shift | None = None,
 ) -> list[Hint]:
     """At most three: first what the figures lack, then the advice with the most behind it, last a better hour.
 
@@ -390,6 +403,7 @@ def hints_of(
         silent: nodes of the job that reported nothing.
         unreadable: meters that are there on its nodes and could not be read, so that a model stood in.
         later: the cleanest start within the day after the job's own, where hourly values are known.
+        at_submit: the job begun in the hour of its submission, where it waited and hourly values are known.
     """
     figures = job.figures
     hints: list[Hint] = []
@@ -402,7 +416,34 @@ def hints_of(
         hints.append(Hint(kind="modelled", energy_uj=figures.modelled_uj, percent=modelled, sensors=sensors))
     advice = [hint for hint in (_idle_cores(job), _idle_gpus(job), _earlier_runs(job)) if hint is not None]
     advice.sort(key=lambda hint: -(hint.energy_uj or 0))
-    return (hints[:1] + advice + hints[1:])[:2] + _greener_hour(job, later)
+    return (hints[:1] + advice + hints[1:])[:2] + _waited(job, at_submit) + _greener_hour(job, later)
+
+
+def waited_hours(job: JobPart) -> int:
+    """How many hours after its submission the job began, chosen so or not; 0 where nobody knows."""
+    if job.submit is None or job.start is None:
+        return 0
+    return min(max(0, round((job.start - job.submit).total_seconds() / HOUR_S)), MAX_WAIT_H)
+
+
+def _waited(job: JobPart, at_submit: Shift | None) -> list[Hint]:
+    """What the wait between submission and start saved, or cost."""
+    grams = job.figures.co2e_g
+    if at_submit is None or grams is None or not at_submit.co2e_g:
+        return []
+    # The job's own grams count every place it ran in; the share saved is that of the place the hours are from.
+    share = 1 - 1 / (1 - at_submit.saved_percent / 100)
+    if abs(share) < MIN_WAITED:
+        return []
+    return [
+        Hint(
+            kind="waited",
+            energy_uj=None,
+            percent=100 * share,
+            shift_h=-at_submit.shift_h,
+            saved_g=grams * share / (1 - share),
+        )
+    ]
 
 
 def _greener_hour(job: JobPart, later: Shift | None) -> list[Hint]:

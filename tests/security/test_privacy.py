@@ -17,8 +17,9 @@ from click.testing import CliRunner, Result
 from hpccarbon import config as configuration
 from hpccarbon.cli.aggregate import command as aggregate
 from hpccarbon.errors import HpcCarbonError
-from hpccarbon.site import extracts, jobs
+from hpccarbon.site import extracts, jobs, observe
 from hpccarbon.site.engine import connect
+from hpccarbon.site.ledger import Ledger
 from hpccarbon.slurm.record import JobRecord
 from tests.security.accounts import ALICE, BOB, NOBODY_SPECIAL, hpccarbon, open_place, python
 from tests.site import maker
@@ -99,6 +100,31 @@ def report(path: Path, uid: int, *words: str) -> dict[str, object]:
 
 
 SINCE = ("--since", "2026-03-01", "--until", "2026-03-02")
+
+
+def test_each_user_reads_the_own_habits_and_no_other(shared: Path) -> None:
+    """What a submission's estimate stands on; what was open to all before the site chose so is gone."""
+    path = config_of(shared)
+    config = configuration.load(path)
+    before = shared / "habits" / "alpha" / f"{ALICE}.json"
+    before.parent.mkdir(parents=True)
+    before.write_text("{}")
+    with closing(Ledger(shared, "alpha")) as ledger:
+        assert observe.update(config, ledger, HOUR + timedelta(days=1)) == 2
+    assert not before.exists()
+    code = """
+import sys
+from pathlib import Path
+from hpccarbon import config
+from hpccarbon.site import habits
+for uid in sys.argv[2:]:
+    found = habits.own(config.load(Path(sys.argv[1])), int(uid))
+    print([job.name for job in found.jobs] if found else None)
+"""
+    for uid, other in ((ALICE, BOB), (BOB, ALICE)):
+        done = python(uid, code, str(path), str(uid), str(other))
+        names = [f"job of {uid}"] * (2 if uid == ALICE else 1)
+        assert done.stdout.splitlines() == [str(names), "None"], done.stderr
 
 
 def test_each_user_reads_the_own_jobs_and_no_other(shared: Path) -> None:

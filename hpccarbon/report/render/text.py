@@ -439,7 +439,7 @@ def _job_page(report: JobReport, screen: Screen) -> list[str]:
     if report.hints:
         lines.append("")
     for hint in report.hints:
-        lines += _wrapped("Note" if hint.kind in ("not_covered", "modelled") else "Hint", _hint(hint), screen, "warn")
+        lines += _wrapped("Note" if hint.kind in _NOTES else "Hint", _hint(hint), screen, "warn")
     lines += advice_lines(report.advice, screen)
     data = _data(job.figures, report.carbon, screen)
     return [*lines, *([""] if data and not report.hints else []), *data]
@@ -557,6 +557,10 @@ def _of(part: Figures, whole: Figures) -> float | None:
     return 100 * part.energy_uj / whole.energy_uj if part.energy_uj is not None and whole.energy_uj else None
 
 
+_NOTES = ("not_covered", "modelled", "waited")
+"""Hints that ask nobody to change anything."""
+
+
 def _hint(hint: Hint) -> str:
     share = words.percent(hint.percent)
     if hint.kind == "idle_cores":
@@ -573,6 +577,13 @@ def _hint(hint: Hint) -> str:
         return (
             f"Begun {words.count(hint.shift_h or 0, 'hour')} later it would have cost {words.grams(hint.saved_g)} CO2e"
             f" ({share}) less, by the grid's mix of those hours."
+        )
+    if hint.kind == "waited":
+        more = "less" if (hint.percent or 0) > 0 else "more"
+        return (
+            f"Begun {words.count(hint.shift_h or 0, 'hour')} after its submission, it cost"
+            f" {words.grams(abs(hint.saved_g or 0))} CO2e ({words.percent(abs(hint.percent or 0))}) {more} than"
+            " begun at once, by the grid's mix of those hours."
         )
     if hint.kind == "earlier_runs":
         return (
