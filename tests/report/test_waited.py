@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ G_PER_KWH = {7: 400, 8: 350, 9: 300, 10: 100, 11: 200, 12: 90, 13: 60}
 JOB = 77
 
 
-def hints(folder: Path, submit: str) -> dict[str, dict[str, float]]:
+def hints(folder: Path, submit: str) -> dict[str, dict[str, Any]]:
     """The hints of a job of 1 kWh an hour from 10:00 to 12:00, submitted at this time."""
     shared = folder / "shared"
     hours = (fixed.at("10:00"), fixed.at("11:00"))

@@ -112,19 +112,14 @@ def test_each_user_reads_the_own_habits_and_no_other(shared: Path) -> None:
     with closing(Ledger(shared, "alpha")) as ledger:
         assert observe.update(config, ledger, HOUR + timedelta(days=1)) == 2
     assert not before.exists()
-    code = """
-import sys
-from pathlib import Path
-from hpccarbon import config
-from hpccarbon.site import habits
-for uid in sys.argv[2:]:
-    found = habits.own(config.load(Path(sys.argv[1])), int(uid))
-    print([job.name for job in found.jobs] if found else None)
-"""
+    code = "import sys\nprint(open(sys.argv[1]).read())"
     for uid, other in ((ALICE, BOB), (BOB, ALICE)):
-        done = python(uid, code, str(path), str(uid), str(other))
-        names = [f"job of {uid}"] * (2 if uid == ALICE else 1)
-        assert done.stdout.splitlines() == [str(names), "None"], done.stderr
+        mine, theirs = (shared / "extracts" / "alpha" / str(one) / "habits.json" for one in (uid, other))
+        told = json.loads(python(uid, code, str(mine)).stdout)
+        assert [job[0] for job in told["jobs"]] == [f"job of {uid}"] * (2 if uid == ALICE else 1)
+        refused = python(uid, code, str(theirs))
+        assert "PermissionError" in refused.stderr
+        assert refused.stdout == ""
 
 
 def test_each_user_reads_the_own_jobs_and_no_other(shared: Path) -> None:
