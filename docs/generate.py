@@ -23,6 +23,7 @@ from hpccarbon.report.budget import BudgetReport
 from hpccarbon.report.job import JobReport
 from hpccarbon.report.summary import Summary
 from hpccarbon.report.usage import UsageReport
+from hpccarbon.submit.advise import Advised
 
 HERE = Path(__file__).resolve().parent
 MADE = "<!-- Made from the code by docs/generate.py (`make docs`): changes belong there. -->\n"
@@ -185,13 +186,14 @@ TITLES = {
     "UsageReport": "`report --by`: UsageReport",
     "BudgetReport": "`report --budget`: BudgetReport",
     "Summary": "`summary`: Summary",
+    "Advised": "`advise`: Advised",
 }
 
 
 def json_page() -> str:
-    """The documents of `report --format json`, from the structs that are encoded."""
+    """The documents of `--format json`, from the structs that are encoded."""
     parts = [
-        "# JSON of `hpccarbon report` and `hpccarbon summary`\n",
+        "# JSON of `hpccarbon report`, `summary` and `advise`\n",
         MADE,
         f"`schema_version` {JobReport.__struct_defaults__[0]}. Within a version fields are added, never renamed or"
         " given another meaning. Times are UTC (RFC 3339); null is 'not known'. Energies are integers in microjoules:"
@@ -201,7 +203,7 @@ def json_page() -> str:
         " one per line of a table; strings in CSV cannot become formulas.\n",
     ]
     seen: dict[type, None] = {}
-    for root in (JobReport, UsageReport, BudgetReport, Summary):
+    for root in (JobReport, UsageReport, BudgetReport, Summary, Advised):
         _collect(root, seen)
     for struct in seen:
         title = TITLES.get(struct.__name__, struct.__name__)

@@ -35,6 +35,7 @@ FOR_EVERYONE: tuple[Entry, ...] = (
         "hpccarbon.cli.sbatch",
         "Submit a job, told what it will cost; begin when power is clean.",
     ),
+    Entry("advise", "hpccarbon.cli.advise", "What past jobs would have saved, begun later."),
     Entry("run", "hpccarbon.cli.run", "Run a program and measure what it uses, with or without Slurm."),
     Entry("compare", "hpccarbon.cli.compare", "Models beside each other: energy, CO2e, time, what they achieved."),
     Entry("import", "hpccarbon.cli.import", "Old runs of CodeCarbon, to compare with new ones."),

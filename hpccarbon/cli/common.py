@@ -125,3 +125,13 @@ def listed(values: Iterable[str]) -> tuple[str, ...] | None:
     """Values of an option that may be repeated or hold several with commas between; None where it was not given."""
     words = dict.fromkeys(word.strip() for value in values for word in value.split(","))
     return tuple(word for word in words if word) or None
+
+
+def my_name() -> str:
+    """The name of the user this process runs as; the number, where it has no name."""
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

@@ -39,6 +39,19 @@ def write_whole(path: Path, data: bytes) -> None:
         raise HpcCarbonError(f"cannot write {path}: {err.strerror or err}") from err
 
 
+def emit(content: str | bytes, output: Path | None) -> None:
+    """To stdout, or to a file that appears whole or not at all. Raises: HpcCarbonError, if it cannot be written."""
+    if output is None or str(output) == "-":
+        if isinstance(content, str):
+            from hpccarbon.report.render.text import encodable
+
+            sys.stdout.write(encodable(content, sys.stdout.encoding or "ascii"))
+        else:
+            sys.stdout.buffer.write(content)
+        return
+    write_whole(output, content.encode() if isinstance(content, str) else content)
+
+
 def screen_of(zone: tzinfo, output: Path | None = None) -> Screen:
     """What text is written on: the terminal with its width and colours, else 80 columns without."""
     import shutil

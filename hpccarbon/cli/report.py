@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone, tzinfo
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 import click
 
-from hpccarbon.cli.common import config_option, demo_option, listed, parse_month, parse_time, reader_zone, warn
-from hpccarbon.cli.output import screen_of, write_whole
+from hpccarbon.cli.common import config_option, demo_option, listed, my_name, parse_month, parse_time, reader_zone, warn
+from hpccarbon.cli.output import emit, screen_of
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.advice import Advice
@@ -159,7 +158,7 @@ def command(
             end = parse_time(until, zone, now) if until else now
         if begin >= end:
             raise click.UsageError(f"the period ends ({end:%Y-%m-%d %H:%M}) before it begins ({begin:%Y-%m-%d %H:%M})")
-        who = listed([*users, *([_my_name()] if me else [])])
+        who = listed([*users, *([my_name()] if me else [])])
         names = (who, listed(accounts), listed(partitions), listed(nodes))
         filters = Filters(
             **{
@@ -218,12 +217,6 @@ def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:
         return parse(given)
     except HpcCarbonError as err:
         raise click.UsageError(str(err)) from err
-
-
-def _my_name() -> str:
-    import pwd
-
-    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def _format_of(output: Path | None) -> Format:
@@ -394,7 +387,7 @@ def _explain(report: JobReport, asked: Asked, format_: Format, output: Path | No
         return _emit(report, format_, output, zone, 0)
     applied = asked.applied
     told = explain(applied.places, applied.located, applied.held.items())
-    _write(content(told, report, format_, screen_of(zone, output)), output)
+    emit(content(told, report, format_, screen_of(zone, output)), output)
     return int(bool(report.missing))
 
 
@@ -514,7 +507,7 @@ def _budgets(config: Config, ledger: Ledger, now: datetime, format_: Format, out
         raise ConfigError("no budget is configured: add a table [budgets.NAME] (docs/reports.md)")
     lines = budgets(Period(config, ledger, now, now), now, now)
     report = BudgetReport(cluster=ledger.cluster or "", timezone=config.report.timezone, at=now, budgets=lines)
-    _write(content(report, format_, screen_of(zone, output)), output)
+    emit(content(report, format_, screen_of(zone, output)), output)
     return exit_status(lines)
 
 
@@ -527,7 +520,7 @@ def _emit(report: JobReport | UsageReport, format_: Format, output: Path | None,
 
     missing = report.missing if isinstance(report, JobReport) else []
     if format_ == "json" or not (isinstance(report, JobReport) and not report.jobs):
-        _write(_content(report, format_, screen_of(zone, output), top), output)
+        emit(_content(report, format_, screen_of(zone, output), top), output)
     from hpccarbon.report.render.inert import inert
 
     sys.stdout.flush()
@@ -548,16 +541,3 @@ def _content(report: JobReport | UsageReport, format_: Format, screen: Screen, t
     if format_ == "json":
         return files.json_text(report)
     return files.csv_text(report).encode() if format_ == "csv" else files.parquet_bytes(report)
-
-
-def _write(content: str | bytes, output: Path | None) -> None:
-    """To stdout, or to a file that appears whole or not at all. Raises: HpcCarbonError, if it cannot be written."""
-    if output is None or str(output) == "-":
-        if isinstance(content, str):
-            from hpccarbon.report.render.text import encodable
-
-            sys.stdout.write(encodable(content, sys.stdout.encoding or "ascii"))
-        else:
-            sys.stdout.buffer.write(content)
-        return
-    write_whole(output, content.encode() if isinstance(content, str) else content)

@@ -139,6 +139,17 @@ def test_each_user_reads_the_own_jobs_and_no_other(shared: Path) -> None:
         assert f"job of {other}" not in both.stdout + both.stderr
 
 
+def test_advice_is_about_the_own_jobs_and_the_clusters_replay_is_refused(shared: Path) -> None:
+    path = config_of(shared)
+    run(path)
+    asked = ("advise", "--config", str(path), *SINCE)
+    told = hpccarbon(ALICE, *asked, "--account", "acct", "-f", "json")
+    assert told.returncode == 0 and json.loads(told.stdout)["jobs"] == 1, told.stderr
+    assert json.loads(hpccarbon(ALICE, *asked, "--user", f"user{BOB}", "-f", "json").stdout)["jobs"] == 0
+    refused = hpccarbon(ALICE, *asked, "--capacity")
+    assert refused.returncode == 1 and "your own alone" in refused.stderr and refused.stdout == ""
+
+
 def test_nobody_lists_or_opens_what_is_not_their_own(shared: Path) -> None:
     run(config_of(shared))
     room = shared / "extracts" / "alpha"
