@@ -1,6 +1,6 @@
 """`make bench`: runs the benchmarks, prints a table, writes build/bench.json. Says what it ran on.
 
-python -m bench [NAME ...]     tick, hooks, srun, cli, summary, carbon, hour, known; all of them without a name
+python -m bench [NAME ...]     tick, hooks, srun, cli, submit, summary, carbon, hour, known; all of them without a name
                                by name alone, for they take minutes: day, dask, big, year
 """
 
@@ -20,7 +20,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import hooks, month, scale
+from bench import hooks, month, scale, submit
 from bench.result import Result
 
 CHECKOUT = Path(__file__).parents[1]
@@ -159,6 +159,7 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "hooks": run_hooks,
     "srun": run_srun,
     "cli": run_cli,
+    "submit": submit.run,
     "summary": run_summary,
     "carbon": run_carbon,
     "tracker": run_tracker,
