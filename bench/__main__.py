@@ -1,7 +1,7 @@
 """`make bench`: runs the benchmarks, prints a table, writes build/bench.json. Says what it ran on.
 
 python -m bench [NAME ...]     tick, hooks, srun, cli, submit, summary, carbon, hour, known; all of them without a name
-                               by name alone, for they take minutes: day, dask, big, year
+                               by name alone, for they take minutes: advise, day, dask, big, year
 """
 
 from __future__ import annotations
@@ -111,13 +111,7 @@ def run_carbon() -> Iterator[Result]:
         text = hourly.read_text()
         constant = Path(folder) / "constant.toml"
         constant.write_text(text.replace("[carbon]", '[carbon]\nfixed_g_per_kwh = 300.0\nfixed_source = "plant"'))
-        hours = Path(folder) / "hours.csv"
-        starts = [month.FIRST + timedelta(hours=number) for number in range(month.HOURS)]
-        values = [f"{at:%Y-%m-%dT%H:%M:%SZ},DE,{200 + number % 97}" for number, at in enumerate(starts)]
-        hours.write_text("\n".join(["start,zone,intensity_gco2e_per_kwh", *values]) + "\n")
-        waited(
-            ["intensity", "import", str(hours), "--basis", "lifecycle", "--source", "bench", "--config", str(hourly)]
-        )
+        give_hours(Path(folder), hourly)
         report = ["report", "--by", "user", "--month", f"{month.FIRST:%Y-%m}", "--config"]
         rounds = [(waited([*report, str(constant)]), waited([*report, str(hourly)])) for _ in range(3)]
         best = min(took.clock_s for _, took in rounds)
@@ -125,6 +119,32 @@ def run_carbon() -> Iterator[Result]:
         what = f"{month.JOBS:,} jobs, {month.HOURS} hours, by user; 3 rounds"
         yield Result("report of a month, hourly intensity", best, "s", 3, f"{what}, the quickest")
         yield Result("hourly / constant intensity", ratio, "x", 1.5, f"{what}, median of CPU time")
+
+
+def give_hours(folder: Path, config: Path, before: int = 0, after: int = 0) -> None:
+    """Import an intensity for each hour of the month, and of so many days before and after."""
+    hours = folder / "hours.csv"
+    starts = [month.FIRST + timedelta(hours=number) for number in range(-24 * before, month.HOURS + 24 * after)]
+    values = [f"{at:%Y-%m-%dT%H:%M:%SZ},DE,{200 + number % 97}" for number, at in enumerate(starts)]
+    hours.write_text("\n".join(["start,zone,intensity_gco2e_per_kwh", *values]) + "\n")
+    waited(["intensity", "import", str(hours), "--basis", "lifecycle", "--source", "bench", "--config", str(config)])
+
+
+def run_advise() -> Iterator[Result]:
+    """The same month of jobs begun again, alone and on the nodes there are."""
+    with tempfile.TemporaryDirectory() as folder:
+        config = month.build(Path(folder) / "shared", records=True)
+        give_hours(Path(folder), config, before=16, after=2)
+        asked = ["advise", "--month", f"{month.FIRST:%Y-%m}", "--config", str(config)]
+        everybody = ",".join(f"account{number:02d}" for number in range(month.ACCOUNTS))
+        alone = waited([*asked, "--account", everybody])
+        crowd = waited([*asked, "--capacity"])
+        mine = waited([*asked, "--user", "user250"])
+        what = f"{month.JOBS:,} jobs, {month.HOURS} hours, four longest waits"
+        yield Result("advise, everybody", alone.cpu_s, "s CPU", 45, f"{what}; {alone.clock_s:.1f} s on the clock")
+        yield Result("advise --capacity", crowd.cpu_s, "s CPU", 60, f"on {month.NODES} nodes; {crowd.clock_s:.1f} s")
+        yield Result("advise, one user", mine.cpu_s, "s CPU", 10, f"of {month.USERS}; {mine.clock_s:.1f} s")
+        yield Result("advise's memory", max(alone.peak_mib, crowd.peak_mib), "MiB", 3072, "largest resident size")
 
 
 class Waited(NamedTuple):
@@ -162,10 +182,11 @@ BENCHMARKS: dict[str, Callable[[], Iterator[Result]]] = {
     "submit": submit.run,
     "summary": run_summary,
     "carbon": run_carbon,
+    "advise": run_advise,
     "tracker": run_tracker,
     **scale.BENCHMARKS,
 }
-SLOW = (scale.BENCHMARKS.keys() - set(scale.QUICK)) | {"tracker"}
+SLOW = (scale.BENCHMARKS.keys() - set(scale.QUICK)) | {"tracker", "advise"}
 """Those that run by name alone."""
 
 

@@ -39,8 +39,8 @@ pue = 1.25
 Ints = npt.NDArray[np.int64]
 
 
-def build(shared: Path, jobs: int = JOBS, seed: int = 1) -> Path:
-    """Write the month below `shared`; returns the configuration file beside it."""
+def build(shared: Path, jobs: int = JOBS, seed: int = 1, *, records: bool = False) -> Path:
+    """Write the month below `shared`, with job records where asked; returns the configuration file beside it."""
     rng = np.random.default_rng(seed)
     start = rng.integers(0, HOURS, jobs)
     length = np.minimum(rng.geometric(0.5, jobs), HOURS - start)
@@ -49,6 +49,8 @@ def build(shared: Path, jobs: int = JOBS, seed: int = 1) -> Path:
     for hour in range(HOURS):
         here = np.flatnonzero((start <= hour) & (hour < start + length)).astype(np.int64)
         _write_hour(shared, FIRST + timedelta(hours=hour), here, user, node, cores, rng)
+    if records:
+        _write_records(shared, start, length, user, node, cores)
     # What the aggregator leaves beside the ledger, so that no file is opened to learn what it was made of.
     index.write(shared, CLUSTER, index.known(connect(1), shared, CLUSTER)[0])
     config = shared.parent / "large.toml"
@@ -110,6 +112,37 @@ def _write_hour(
     path = shared / "ledger" / CLUSTER / f"date={hour:%Y-%m-%d}" / f"hour={hour:%H}.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns, schema=wanted), path, compression="zstd")
+
+
+def _write_records(shared: Path, start: Ints, length: Ints, user: Ints, node: Ints, cores: Ints) -> None:
+    """Jobs that began at some minute of their first hour and ended with their last."""
+    count = len(start)
+    began_s = int(FIRST.timestamp()) + 3600 * start + 60 * (np.arange(count) % 60)
+    ended_s = int(FIRST.timestamp()) + 3600 * (start + length)
+    stamp = pa.timestamp("s", tz="UTC")
+    told = {
+        "job_id": pa.array(np.arange(count) + 1),
+        "restart": pa.array(np.zeros(count, np.int32)),
+        "name": pa.array([f"work{number % 5000}" for number in range(count)]),
+        "user": pa.array([f"user{number:03d}" for number in user]),
+        "account": pa.array([f"account{number:02d}" for number in user % ACCOUNTS]),
+        "partition": pa.array([PARTITIONS[number] for number in user % len(PARTITIONS)]),
+        "state": pa.array(["COMPLETED"] * count),
+        "submit": pa.array(began_s, pa.int64()).cast(stamp),
+        "start": pa.array(began_s, pa.int64()).cast(stamp),
+        "end": pa.array(ended_s, pa.int64()).cast(stamp),
+        "elapsed_s": pa.array(ended_s - began_s),
+        "alloc_nodes": pa.array(np.ones(count, np.int32)),
+        "alloc_cores": pa.array(cores.astype(np.int32)),
+        "nodelist": pa.array([f"node{number:04d}" for number in node]),
+    }
+    wanted = schema.arrow_schema(
+        schema.JOBS, {"schema": "jobs", "version": str(schema.JOBS_VERSION), "cluster": CLUSTER}
+    )
+    columns = [told.get(field.name, pa.nulls(count)).cast(field.type) for field in wanted]
+    folder = shared / "jobs" / CLUSTER
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table(columns, schema=wanted), folder / f"month={FIRST:%Y-%m}.parquet", compression="zstd")
 
 
 if __name__ == "__main__":
