@@ -205,6 +205,24 @@ class EmissionsTracker:
             self._report(live=False)
         return self.final_emissions
 
+    @_guarded
+    def sum_nodes(self, timeout_s: float = 60.0) -> EmissionsData | None:
+        """After `stop`, on any rank: this section on all nodes of the step together, waited for so long.
+
+        The rows of all nodes must go to one file. On one node, and outside of a step: `final_emissions_data`.
+        """
+        from hpccarbon.tracker.ranks import nodes_of_step, sum_of_nodes
+
+        mine, nodes = self.final_emissions_data, nodes_of_step()
+        if mine is None or mine.state != "finished":
+            raise ValueError("sum_nodes: stop the tracker first")
+        if nodes == 1 or mine.scope != "job":
+            return mine
+        if not self.settings.save_to_file:
+            raise ValueError("sum_nodes: needs save_to_file: the nodes meet in emissions.csv")
+        path = Path(self.settings.output_dir) / self.settings.output_file
+        return sum_of_nodes(path, mine, nodes, timeout_s)
+
     def __enter__(self) -> EmissionsTracker:
         self.start()
         return self

@@ -49,6 +49,12 @@ class RowFile:
             here = None if new else self._find(fd)
             self._place = self._write(fd, here, header, values)
 
+    def read(self) -> list[dict[str, str]]:
+        """Every row as it stands now. Raises: OSError, where the file cannot be read or locked."""
+        with self._locked() as fd:
+            text = os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
+        return list(csv.DictReader(io.StringIO(text)))
+
     def _write(
         self, fd: int, here: tuple[int, int] | None, header: Sequence[str], values: Mapping[str, Any]
     ) -> tuple[int, int]:

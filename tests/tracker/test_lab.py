@@ -102,6 +102,73 @@ def test_an_array_has_a_row_per_task_and_a_multi_node_step_a_row_per_node(metere
     assert len({row["job_id"] for row in found}) == 1
 
 
+RANKS = """
+import json, os, time
+from hpccarbon import EmissionsTracker
+tracker = EmissionsTracker("ddp", raise_errors=True)
+tracker.start()
+end = time.process_time() + 0.3
+while time.process_time() < end:
+    pass
+time.sleep(0.5 * int(os.environ["SLURM_NODEID"]))
+mine = tracker.stop()
+if os.environ["SLURM_PROCID"] == "0":
+    total = tracker.sum_nodes(30)
+    print(json.dumps([mine, total.emissions, total.energy_joules, total.node, total.duration, total.cpu_count]))
+"""
+
+
+def test_rank_0_sums_all_nodes(metered: Lab, place: Path) -> None:
+    nodes = ",".join(metered.names[:2])
+    number = job(metered, place, RANKS, f"-w{nodes}", "-N2", "-n4", launch="srun")
+    mine, emissions, joules, named, duration, cores = json.loads((place / f"{number}.out").read_text().splitlines()[-1])
+    found = rows(place / "emissions.csv")
+    assert len(found) == 2
+    assert named == nodes
+    assert joules == pytest.approx(sum(float(row["energy_joules"]) for row in found), abs=1e-5)
+    assert emissions == pytest.approx(sum(float(row["emissions"]) for row in found))
+    assert emissions > mine > 0
+    assert duration == max(float(row["duration"]) for row in found)
+    assert cores == sum(int(row["cpu_count"]) for row in found)
+
+
+LAUNCHER = """
+import os, subprocess, sys
+# As torchrun does: one launcher per node, which starts the ranks of its node and tells each which it is.
+ranks = [
+    subprocess.Popen(
+        [sys.executable, "train.py"],
+        env={
+            **os.environ,
+            "RANK": str(2 * int(os.environ["SLURM_NODEID"]) + local),
+            "LOCAL_RANK": str(local),
+            "WORLD_SIZE": "4",
+        },
+    )
+    for local in range(2)
+]
+sys.exit(max(rank.wait() for rank in ranks))
+"""
+TRAIN = """
+import contextlib, os, time
+from hpccarbon import EmissionsTracker
+first = os.environ["LOCAL_RANK"] == "0"
+with EmissionsTracker("train") if first else contextlib.nullcontext():
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+"""
+
+
+def test_a_launcher_of_its_own_has_one_row_per_node(metered: Lab, place: Path) -> None:
+    (place / "train.py").write_text(TRAIN)
+    nodes = ",".join(metered.names[:2])
+    job(metered, place, LAUNCHER, f"-w{nodes}", "-N2", "--ntasks-per-node=1", launch="srun")
+    found = rows(place / "emissions.csv")
+    assert sorted(row["node"] for row in found) == sorted(metered.names[:2])
+    assert {(row["scope"], row["state"]) for row in found} == {("job", "finished")}
+
+
 def test_a_time_limit_leaves_the_row_and_the_daemon_goes_on(metered: Lab, place: Path) -> None:
     text = (
         "import time\nfrom hpccarbon import EmissionsTracker\n"
