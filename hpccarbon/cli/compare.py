@@ -80,8 +80,8 @@ def _job(job_id: int, config_path: Path | None) -> list[dict[str, Any]]:
     from hpccarbon.report.frames import load_jobs
 
     now = datetime.now(timezone.utc)
-    table = load_jobs(now - timedelta(days=366), now, config=config_path).table
-    job = next((row for row in table.to_pylist() if row["job_id"] == job_id), None)
+    table = load_jobs(now - timedelta(days=366), now, job_ids=[job_id], config=config_path).table
+    job = next(iter(table.to_pylist()), None)
     if job is None or job["energy_uj"] is None:
         raise HpcCarbonError(f"no job {job_id} with energy in the ledger's last year")
     if job["co2e_g"] is None:

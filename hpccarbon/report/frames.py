@@ -8,6 +8,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from hpccarbon.report.figures import CarbonOf, SetAside, set_aside
 from hpccarbon.report.render import words
 from hpccarbon.report.render.inert import inert
@@ -109,6 +111,7 @@ def load_jobs(
     users: Sequence[str] | None = None,
     accounts: Sequence[str] | None = None,
     partitions: Sequence[str] | None = None,
+    job_ids: Sequence[int] | None = None,
     config: Path | str | None = None,
     cluster: str | None = None,
 ) -> Jobs:
@@ -116,7 +119,7 @@ def load_jobs(
 
     Args:
         since, until: dates or times (naive ones and texts in the configuration's `report.timezone`); until now.
-        users, accounts, partitions: only these.
+        users, accounts, partitions, job_ids: only these (raw Slurm job ids).
         config: the site's TOML file; None finds it as the commands do. cluster: another one of the shared directory.
 
     Raises: HpcCarbonError as the commands; ValueError for a text that is no ISO time.
@@ -138,6 +141,8 @@ def load_jobs(
         chosen = period.selection(
             holders=("job",), **{key: tuple(value) for key, value in names.items() if value is not None}
         )
+        if job_ids is not None:
+            chosen = msgspec.structs.replace(chosen, job_ids=tuple(job_ids))
         (hours,) = period.groups([Grouping(("hour", "place"), counted=False)], chosen)
         table = job_table(ledger, chosen, period.factors)
         return Jobs(table, begin, end, period.carbon(hours), set_aside(ledger.faults))

@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-TICK_S = 0.02
+TICK_S = 0.005
 """How often counters move; real ones do about every 1 ms. Costs 1.4 % of a core, most of it the waking up."""
 CPUS = 8
 SYSTEM_LOAD_NS_PER_S = 20_000_000
@@ -242,7 +242,9 @@ def prepare(lab: Path, nodes: tuple[str, ...], boot_id: str) -> None:
 
 
 def main(lab: Path) -> None:
-    """Tick until killed."""
+    """Tick until killed, before all others: idle energy of a counter that stood still lands in the next section."""
+    with contextlib.suppress(PermissionError):
+        os.nice(-10)
     origin = json.loads((lab / "meter" / "origin.json").read_text())
     meters = [NodeMeter(lab, node, index, origin["origin_ns"]) for index, node in enumerate(origin["nodes"])]
     due = time.monotonic()

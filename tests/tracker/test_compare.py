@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from hpccarbon.cli.common import SAMPLE
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report import compare as module
 from hpccarbon.report.compare import compare
@@ -116,6 +118,24 @@ def test_what_cannot_be_compared_is_said() -> None:
     ):
         with pytest.raises(HpcCarbonError, match=words):
             compare(results, metric)
+
+
+def test_jobs_of_the_ledger_stand_beside_one_another_with_the_reports_own_figures(tmp_path: Path) -> None:
+    """The package's sample ledger: real jobs of a private cluster."""
+
+    def command(*words: str) -> str:
+        argv = [sys.executable, "-m", "hpccarbon", *words]
+        env = {**os.environ, "HPCCARBON_CONFIG": str(SAMPLE)}
+        done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True)
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    command("compare", "1", "3", "-o", "models.json")
+    told = json.loads((tmp_path / "models.json").read_text())["models"]
+    for job_id, model in zip(("1", "3"), told, strict=True):
+        total = json.loads(command("report", "--job", job_id, "-f", "json"))["total"]
+        assert model["energy_j"] == pytest.approx(total["energy_uj"] / 1e6)
+        assert model["co2e_g"] == pytest.approx(total["co2e_g"])
+    assert "no job 999999 with energy" in command("compare", "1", "999999")
 
 
 CODECARBON = (
