@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from hpccarbon.site.ledger import Ledger, Selection
 from tests.lab import Lab
 from tests.lab.powermeter import dynamic_uj
 from tests.tracker.conftest import rows
@@ -185,6 +186,32 @@ def test_a_time_limit_leaves_the_row_and_the_daemon_goes_on(metered: Lab, place:
     assert row["state"] == "running"
     assert float(row["energy_joules"]) > 0
     assert float(row["duration"]) > 1
+
+
+KILLED = """
+import os, signal, time
+from hpccarbon import EmissionsTracker
+EmissionsTracker("killed", measure_power_secs=0.2).start()
+begin = time.process_time()
+while time.process_time() < begin + 1.0:
+    pass
+time.sleep(0.5)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_after_sigkill_the_row_stays_and_the_daemon_knows_the_whole_job(metered: Lab, place: Path) -> None:
+    node = metered.names[0]
+    number = job(metered, place, KILLED, f"-w{node}", "-n1")
+    (row,) = rows(place / "emissions.csv")
+    assert row["state"] == "running"
+    time.sleep(1.5)  # the epilog
+    metered.stop_daemon(node)  # seals
+    metered.start_daemon(node)
+    (whole,) = Ledger(metered.dir / "shared", metered.cluster).energy(Selection(job_ids=(number,)))
+    assert whole.cpu_time_us is not None
+    assert whole.cpu_time_us >= 1_000_000
+    assert whole.energy_uj / 1e6 >= float(row["energy_joules"]) > 0
 
 
 def test_another_users_job_is_not_told(metered: Lab, place: Path) -> None:
