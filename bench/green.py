@@ -90,7 +90,9 @@ def replay(
     draw = random.Random(seed)
     at_once = chosen = oracle = promised = 0.0
     delayed = inside = done = 0
-    while done < jobs:
+    for _ in range(20 * jobs):
+        if done == jobs:
+            break
         at = draw.randrange(len(minutes))
         now = origin + at * MINUTE
         latest = latest_start(now, length, max_delay=max_delay, deadline=None)
@@ -108,6 +110,8 @@ def replay(
             promised += choice.saved_percent / 100 * means[0]
             delayed += 1
             inside += choice.low_percent <= 100 * (means[0] - paid) / means[0] <= choice.high_percent
+    if done < jobs:
+        raise ValueError(f"{zone} in {year}: too many hours are not known")
     return Replay(done, at_once / done, chosen / done, oracle / done, promised / done, delayed, inside)
 
 

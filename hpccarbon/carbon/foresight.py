@@ -1,9 +1,9 @@
 """What the coming hours of a zone will probably be, and how far off that may be. Never enters a total of a report.
 
 A forecast that was fetched goes first. Hours without one are guessed from the zone's own last two weeks: the mean of
-the same hour of those days, and on top what the last known hour was above or below its own mean, fading by the hour.
-The day before alone is a worse guide to the cleanest hour: the chances of that day look like a pattern (docs/advise.md,
-"Without a forecast", has what was measured).
+the same hour of those days, drawn towards the mean of all hours by as much as chance can have parted them, and on top
+what the last known hour was above or below its own, fading by the hour. The day before alone is a worse guide to the
+cleanest hour: the chances of that day look like a pattern. What was measured: docs/advise.md, "Without a forecast".
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ GUESSED = "recent_days"
 """Where the ladder has no hour of its own: not one of its rungs, because no total is made of it."""
 DAYS = 14
 """How many days the mean of an hour is made of."""
+FADE = 0.95
+"""What is left after an hour of a departure from the mean."""
 PERSISTENCE = 0.93
-"""What is left after an hour of a departure from the mean; the errors of two hours go together by as much."""
+"""How far the errors of two neighbouring hours go together, and how soon what is known now says nothing more."""
 MIN_SPARE = 24
 """Of less than two days of hours no scatter can be told: the measured error of a single day stands for it."""
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -130,22 +132,62 @@ def error_of_sum(errors: Iterable[tuple[datetime, float]]) -> float:
     return sqrt(max(0.0, square))
 
 
+class _Days:
+    """The days before `first`, and what of each hour of them is not the hour's mean."""
+
+    def __init__(self, known: Mapping[datetime, Known], first: datetime) -> None:
+        self._plain: dict[int, float] = {}
+        self._rests: dict[int, list[float]] = {}
+        """Day, counted back -> its hours' departures from their means."""
+        for back in range(1, 25):
+            hour = first - back * HOUR
+            values = {day: known[hour - day * DAY].g_per_kwh for day in range(DAYS) if hour - day * DAY in known}
+            if values:
+                mean = self._plain[hour.hour] = sum(values.values()) / len(values)
+                for day, value in values.items():
+                    self._rests.setdefault(day, []).append(value - mean)
+        self._count = sum(map(len, self._rests.values()))
+
+    @property
+    def scatter_g(self) -> float | None:
+        """One sigma of an hour around its mean; None where the days are too few to tell."""
+        spare = self._count - len(self._plain)
+        return (
+            sqrt(sum(one * one for day in self._rests.values() for one in day) / spare) if spare >= MIN_SPARE else None
+        )
+
+    def means(self) -> dict[int, float]:
+        """Hour of the day -> its mean, drawn towards the mean of all.
+
+        Two hours' means differ by their own and by chance: by the scatter within days (a whole day's departure parts no
+        hours) over the number of days. Of the variance between hours the part that is not chance is believed, after
+        James and Stein.
+        """
+        if not self._plain:
+            return {}
+        level = sum(self._plain.values()) / len(self._plain)
+        between = sum((mean - level) ** 2 for mean in self._plain.values()) / max(1, len(self._plain) - 1)
+        spare = self._count - len(self._plain) - len(self._rests) + 1
+        within = sum(_squares(day) for day in self._rests.values()) / spare if spare >= MIN_SPARE else 0.0
+        chance = within * len(self._plain) / self._count
+        believed = max(0.0, 1 - chance / between) if between else 0.0
+        return {hour: level + believed * (mean - level) for hour, mean in self._plain.items()}
+
+
+def _squares(values: list[float]) -> float:
+    """The squared distances from the mean of the values, added up."""
+    mean = sum(values) / len(values)
+    return sum((value - mean) ** 2 for value in values)
+
+
 class _Guess:
     """The hour's mean over the days before `first`, and how the last known hour departs from its own."""
 
     def __init__(self, known: Mapping[datetime, Known], first: datetime, zone: str) -> None:
-        self._means: dict[int, float] = {}
-        squares, spare = 0.0, 0
-        for back in range(1, 25):
-            hour = first - back * HOUR
-            days = [known[day].g_per_kwh for number in range(DAYS) if (day := hour - number * DAY) in known]
-            if days:
-                mean = sum(days) / len(days)
-                squares += sum((day - mean) ** 2 for day in days)
-                spare += len(days) - 1
-                self._means[hour.hour] = mean
+        days = _Days(known, first)
+        self._means = days.means()
+        self._scatter_g = days.scatter_g
         self._zone = zone
-        self._scatter_g = sqrt(squares / spare) if spare >= MIN_SPARE else None
         self._last: tuple[datetime, float] | None = None
         for back in range(24, 0, -1):
             hour = first - back * HOUR
@@ -164,9 +206,9 @@ class _Guess:
         if mean is None:
             return None
         at, departure = self._last or (hour - DAYS * DAY, 0.0)
-        left = PERSISTENCE ** ((hour - at) // HOUR)
-        value = round(max(0.0, mean + departure * left), DECIMALS)
-        return Known(value, self._scatter(value) * sqrt(1 - left * left), GUESSED)
+        ahead_h = (hour - at) // HOUR
+        value = round(max(0.0, mean + departure * FADE**ahead_h), DECIMALS)
+        return Known(value, self._scatter(value) * sqrt(1 - PERSISTENCE ** (2 * ahead_h)), GUESSED)
 
     def _scatter(self, value: float) -> float:
         if self._scatter_g is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime, timedelta, timezone
 from math import sqrt
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hpccarbon.carbon import series
-from hpccarbon.carbon.foresight import DAYS, GUESSED, PERSISTENCE, Foreseen, error_of_sum, foreseen
+from hpccarbon.carbon.foresight import DAYS, FADE, GUESSED, PERSISTENCE, Foreseen, error_of_sum, foreseen
 from hpccarbon.config import Carbon
 
 NOW = datetime(2026, 3, 20, 9, 30, tzinfo=timezone.utc)
@@ -48,8 +49,8 @@ def test_the_last_hour_s_departure_fades(tmp_path: Path) -> None:
     found = ahead(tmp_path)
     off = [one.g_per_kwh - (200 + 10 * one.start.hour) for one in found]
     mean_of_eight = 140 / DAYS  # what the departure did to the mean of its own hour
-    assert off[0] == pytest.approx((140 - mean_of_eight) * PERSISTENCE, abs=1e-3)
-    assert off[5] == pytest.approx((140 - mean_of_eight) * PERSISTENCE**6, abs=1e-3)
+    assert off[0] == pytest.approx((140 - mean_of_eight) * FADE, abs=2)
+    assert off[5] == pytest.approx((140 - mean_of_eight) * FADE**6, abs=2)
     errors = [one.sigma_g_per_kwh for one in found]
     assert errors == sorted(errors) and errors[0] < errors[-1] / 2  # the next hour is surer than tomorrow
 
@@ -61,7 +62,7 @@ def test_a_forecast_goes_first_and_the_guess_goes_on_from_its_end(tmp_path: Path
     assert [one.rung for one in found] == ["forecast"] * 6 + [GUESSED] * 18
     assert found[0].g_per_kwh == 1000 and found[0].sigma_g_per_kwh == pytest.approx(200)
     own = 200 + 10 * 14
-    assert found[6].g_per_kwh == pytest.approx(200 + 10 * 15 + (1000 - own) * PERSISTENCE)
+    assert found[6].g_per_kwh == pytest.approx(200 + 10 * 15 + (1000 - own) * FADE)
 
 
 def test_one_day_alone_is_a_guess_with_the_measured_error_of_one_day(tmp_path: Path) -> None:
@@ -69,6 +70,17 @@ def test_one_day_alone_is_a_guess_with_the_measured_error_of_one_day(tmp_path: P
     found = ahead(tmp_path)
     assert len(found) == 24 and found[3].g_per_kwh == 200 + 10 * 12
     assert 0.1 < found[-1].sigma_g_per_kwh / found[-1].g_per_kwh < 0.4
+
+
+def test_what_may_be_chance_is_no_pattern(tmp_path: Path) -> None:
+    """Hours that differ by the same amount every day are believed, hours that differ by a throw of dice are not."""
+    dice = random.Random(1)
+    store(tmp_path / "dice", {at: 300 + dice.uniform(-100, 100) for at in past()})
+    thrown = [one.g_per_kwh for one in ahead(tmp_path / "dice", 240)][-24:]
+    assert max(thrown) - min(thrown) < 25  # the means of 14 throws differ by 100
+    store(tmp_path / "sun", {at: value + dice.uniform(-10, 10) for at, value in past().items()})
+    believed = [one.g_per_kwh for one in ahead(tmp_path / "sun", 240)][-24:]
+    assert max(believed) - min(believed) > 0.95 * 230
 
 
 def test_what_is_not_known_is_not_foreseen(tmp_path: Path) -> None:
