@@ -37,6 +37,13 @@ class Statement(msgspec.Struct, frozen=True, kw_only=True):
     embodied_g: Annotated[float | None, Means(description="share of manufacturing; null where it is not configured")]
     embodied_low_g: float | None
     embodied_high_g: float | None
+    embodied_unused_g: Annotated[
+        float | None,
+        Means(
+            description="of the whole cluster in a time: manufacturing of what no job held, of its nodes;"
+            " with embodied_g their share of the time. Null of jobs and selections"
+        ),
+    ] = None
     sci_g: Annotated[float | None, Means(description="ISO/IEC 21031: (electricity + manufacturing) per unit")]
     sci_unit: str
     sci_units: Annotated[float, Means(description="how many of them the energy was for")]

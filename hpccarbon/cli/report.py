@@ -455,6 +455,10 @@ def usage_report(
     asked: Asked | None = None,
 ) -> UsageReport:
     """A table of energy. Job names are looked up for the first `top` lines (0: all)."""
+    from datetime import datetime, timezone
+
+    import msgspec
+
     from hpccarbon.report import usage as build
     from hpccarbon.report.figures import set_aside
     from hpccarbon.site.ledger import Selection
@@ -477,6 +481,10 @@ def usage_report(
         shown = [line.key[place] for line in lines if line.key][: top + 1 if top else None]
         records = ledger.jobs(job_ids=[int(job_id) for job_id in shown if job_id])
         lines = build.named(by, lines, records)
+    said = applied.statement(total.figures, asked.per)
+    if said is not None and filters == type(filters)():
+        now = datetime.now(timezone.utc)
+        said = msgspec.structs.replace(said, embodied_unused_g=applied.unused_g(ledger, since, min(until or now, now)))
     return build.UsageReport(
         cluster=ledger.cluster or "",
         timezone=config.report.timezone,
@@ -487,7 +495,7 @@ def usage_report(
         rows=lines,
         total=total,
         carbon=carbon,
-        statement=applied.statement(total.figures, asked.per),
+        statement=said,
         advice=_advice(asked),
         set_aside=set_aside(ledger.faults),
     )

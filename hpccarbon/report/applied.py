@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from hpccarbon.carbon.embodied import Held
+from hpccarbon.carbon.embodied import UG_PER_G, UNALLOCATED, Held, hardware, share
 from hpccarbon.carbon.footprint import Factors
 from hpccarbon.carbon.places import Places
 from hpccarbon.carbon.statement import Statement, held_of, statement
 from hpccarbon.config import Config
 from hpccarbon.errors import CarbonError
 from hpccarbon.report.figures import CarbonOf, Figures
+from hpccarbon.site.ledger import Selection
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-    from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
+    from hpccarbon.site.ledger import EnergyRow, Ledger
 
 Located = tuple[datetime, "str | None", "str | None", int]
 """(UTC hour, node, partition, metered energy in µJ)."""
@@ -30,6 +31,13 @@ _HELD = """
     SELECT node, partition, coalesce(sum(alloc_cores::HUGEINT * present_ms), 0)::BIGINT,
         coalesce(sum(alloc_gpus::HUGEINT * present_ms), 0)::BIGINT
     FROM selected GROUP BY node, partition
+"""
+
+
+_ON_NODES = """
+    SELECT node, max(partition), coalesce(sum(alloc_cores::HUGEINT * present_ms) FILTER (holder = 'job'), 0)::BIGINT,
+        coalesce(sum(alloc_gpus::HUGEINT * present_ms) FILTER (holder = 'job'), 0)::BIGINT
+    FROM selected GROUP BY node
 """
 
 
@@ -142,6 +150,27 @@ class Applied:
         self.held = held_of(
             self.places, [(node, part, core_ms * 1000, gpu_ms * 1000) for node, part, core_ms, gpu_ms in rows]
         )
+
+    def unused_g(self, ledger: Ledger, since: datetime, until: datetime) -> float | None:
+        """Manufacturing of what no job held, in grams, of all nodes that have rows in the time: down time counts too.
+
+        Returns: None where no hardware is configured, or not that of every node's place.
+        """
+        if not self._hardware():
+            return None
+
+        def question(con: DuckDBPyConnection, hours: list[datetime]) -> list[tuple[Any, ...]]:
+            return con.execute(_ON_NODES).fetchall()
+
+        # Not until - since: in one zone that is the wall clock's difference, and March has 743 hours in Berlin.
+        span_us = round((until.timestamp() - since.timestamp()) * 10**6)
+        total_ug = 0
+        for node, partition, core_ms, gpu_ms in ledger.ask(Selection(since=since, until=until), question) or []:
+            made = hardware(self.places.carbon_of(self.places.place_of(node, partition)).embodied)
+            if made is None:
+                return None
+            total_ug += share(made, span_us, {"jobs": Held(core_ms * 1000, gpu_ms * 1000)})[UNALLOCATED]
+        return total_ug / UG_PER_G
 
     def narrow(self, rows: Sequence[EnergyRow]) -> None:
         """From now on it is about these rows, with keys as `job.BY`, and what they held."""

@@ -68,15 +68,23 @@ class Period:
         said.sort(key=lambda one: -one.energy_uj)
         return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
 
-    def statement(self, hours: Iterable[Group], figures: Figures) -> Statement | None:
-        """All that carbon has to say of groups by (..., "hour", "place") and of what jobs held; None without a zone."""
+    def statement(self, hours: Iterable[Group], figures: Figures, now: datetime) -> Statement | None:
+        """All that carbon has to say of groups by (..., "hour", "place"), of what jobs held and of what nobody did.
+
+        Args:
+            now: where a period that has not ended ends so far.
+
+        Returns: None without a zone.
+        """
         if self.factors is None:
             return None
         rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
         applied = Applied(self.config)
         applied.hold(self.ledger, self.selection(holders=("job",)))
         told = statement(self.places, rows, applied.held or None, energy_spread=figures.energy_spread)
-        return msgspec.structs.replace(told, sci_g=None)  # of a month nobody asked what it was per
+        unused_g = applied.unused_g(self.ledger, self.since, min(self.until, now))
+        # Of a month nobody asked what it was per.
+        return msgspec.structs.replace(told, sci_g=None, embodied_unused_g=unused_g)
 
     def intensity(self) -> dict[datetime, float]:
         """g CO2e per kWh of the grid of `[carbon]` itself, for every hour of the period that has begun."""
@@ -161,7 +169,7 @@ def summary(
     figures = added([one.energy for one in whole], nodes=whole[0].energy.nodes if whole else 0)
     total_uj = figures.energy_uj
     carbon = period.carbon(by_hour)
-    said = period.statement(by_hour, figures)
+    said = period.statement(by_hour, figures, now)
     intensity = {hour: value for hour, value in period.intensity().items() if hour < now}
     faults = set_aside(ledger.faults)
     user_lines = build.lines(users, total_uj)

@@ -191,6 +191,15 @@ source = "wind farm"
     month = json.loads(report("--by", "user", "--month", "2026-03", "-f", "json", config="rich"))["statement"]
     assert month["embodied_g"] > statement["embodied_g"]
     assert month["sci_g"] is None
+    # A law like the energy's: what jobs held and what nobody held is the share of the nodes' life that March is.
+    nodes = {path.name.split(".")[0] for path in (site / "shared" / "shards").rglob("*.parquet")}
+    of_march_g = len(nodes) * 1_314_000 * 31 * 24 / (5 * 8760)
+    assert month["embodied_g"] + month["embodied_unused_g"] == pytest.approx(of_march_g, rel=1e-12)
+    assert "of hardware that no job held" in " ".join(
+        report("--by", "user", "--month", "2026-03", config="rich").split()
+    )
+    one = json.loads(report("--by", "user", "--user", "alice", "--month", "2026-03", "-f", "json", config="rich"))
+    assert one["statement"]["embodied_unused_g"] is None, "what nobody held is nobody's"
 
 
 def test_a_pue_of_the_hour_goes_first(site: Path, report: Report) -> None:

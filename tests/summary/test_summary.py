@@ -60,6 +60,12 @@ def test_hardware_market_and_water_stand_beside_the_grams(march: Summary) -> Non
     assert told.market_g == pytest.approx((march.total.figures.energy_uj or 0) / 3.6e12 * 1.1 * 1.25 * 20)
     page = content(march, "html").decode()
     assert "Making the hardware that jobs held" in page
+    nodes = len({line.node for line in march.nodes})
+    hours = (march.until - march.since).total_seconds() / 3600
+    assert told.embodied_g is not None
+    assert told.embodied_unused_g is not None
+    assert told.embodied_g + told.embodied_unused_g == pytest.approx(nodes * 1_200_000 * hours / (5 * 8760), rel=1e-9)
+    assert "Of hardware that no job held" in page
     assert "market-based" in page
     assert "Water for cooling" in page
 

@@ -229,6 +229,8 @@ def statement_lines(told: Statement | None, screen: Screen) -> list[str]:
         lines += _wrapped(
             "Hardware", f"{words.grams(told.embodied_g)} CO2e of its manufacturing ({low} to {high})", screen
         )
+    if told.embodied_unused_g is not None:
+        lines += _wrapped("", f"{words.grams(told.embodied_unused_g)} CO2e more of hardware that no job held", screen)
     if told.sci_g is not None:
         each = f"per {told.sci_unit}" if told.sci_units == 1 else f"for each of {told.sci_units:,.10g} {told.sci_unit}"
         lines += _wrapped("SCI", f"{words.grams(told.sci_g)} CO2e {inert(each, 70)} (ISO/IEC 21031)", screen)
