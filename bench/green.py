@@ -86,7 +86,7 @@ def replay(
 
     A minute is drawn again where the year has no value for a time the job could run in.
     """
-    hours, (origin, minutes) = grid.hours(zone, year), _by_minutes(zone, year)
+    hours, (origin, minutes) = grid.hours(zone, year), by_minutes(zone, year)
     draw = random.Random(seed)
     at_once = chosen = oracle = promised = 0.0
     delayed = inside = done = 0
@@ -96,7 +96,7 @@ def replay(
         at = draw.randrange(len(minutes))
         now = origin + at * MINUTE
         latest = latest_start(now, length, max_delay=max_delay, deadline=None)
-        means = _means(minutes, at, length, latest - now)
+        means = means_of(minutes, at, length, latest - now)
         first = hour_of(now)
         choice = choose(
             expect(foresight(hours, first, latest + length), first, latest + length, zone), now, latest, length
@@ -137,7 +137,7 @@ def _between(hours: Mapping[datetime, float], begin: datetime, end: datetime) ->
 
 
 @lru_cache
-def _by_minutes(zone: str, year: int) -> tuple[datetime, Any]:
+def by_minutes(zone: str, year: int) -> tuple[datetime, Any]:
     """The first minute of the year, and the intensity of each minute; not a number: unknown."""
     import numpy as np
 
@@ -148,7 +148,7 @@ def _by_minutes(zone: str, year: int) -> tuple[datetime, Any]:
     return datetime.fromtimestamp(points[0].start, timezone.utc), minutes
 
 
-def _means(minutes: Any, at: int, length: timedelta, delay: timedelta) -> Any:
+def means_of(minutes: Any, at: int, length: timedelta, delay: timedelta) -> Any:
     """The mean intensity of a job begun at each minute of the delay; None where one of them is not known."""
     import numpy as np
 

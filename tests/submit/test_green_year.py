@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import random
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from bench import green, grid
+from hpccarbon import config as configuration
 from hpccarbon.carbon import series
 from hpccarbon.carbon.foresight import GUESSED, foreseen
 from hpccarbon.config import Carbon
+from hpccarbon.slurm.options import command_line, script_head
 from hpccarbon.submit.choose import choose, latest_start
+from hpccarbon.submit.plan import Wish, make
+from hpccarbon.submit.request import request
 
 LENGTHS = [timedelta(hours=1, minutes=20), timedelta(hours=4), timedelta(hours=12, minutes=5)]
 each_zone = pytest.mark.parametrize("zone", grid.ZONES)
@@ -65,3 +70,31 @@ def test_the_same_through_the_store(tmp_path: Path, zone: str) -> None:
         for begin in range(1, 13)
     )
     assert told.best.g_per_kwh <= best + 1e-3  # never worse than the best full hour
+
+
+@each_zone
+def test_the_plan_of_a_submission_reaches_the_bar(tmp_path: Path, zone: str) -> None:
+    """All that `sbatch --green` does but calling sbatch: its least saving and whole seconds are in it."""
+    config = tmp_path / "hpccarbon.toml"
+    config.write_text(f'cluster = "alpha"\n[paths]\nshared_dir = "{tmp_path}"\n[carbon]\nzone = "{zone}"\n')
+    origin = series.Origin("file", "ENTSO-E", "CC-BY-4.0", "lifecycle")
+    points = [
+        series.Point(int(at.timestamp()), int(at.timestamp()) + 3600, g, "forecast")
+        for at, g in grid.hours(zone).items()
+        if at.month in (5, 6, 7)
+    ]
+    series.append(tmp_path / "intensity", zone, points, origin, datetime(2019, 5, 1, tzinfo=timezone.utc))
+    wanted = request(command_line(["--time=4:00:00", "job.sh"]), script_head(""), {})
+    settings = configuration.load(config)
+    draw, length, delay = random.Random(zone), timedelta(hours=4), timedelta(hours=12)
+    origin_at, minutes = green.by_minutes(zone, 2019)
+    at_once = paid = oracle = 0.0
+    for _ in range(12):
+        now = datetime(2019, 6, 1, tzinfo=timezone.utc) + timedelta(minutes=draw.randrange(30 * 1440))
+        plan = make(settings, wanted, Wish(True, delay), 0, now)
+        means = green.means_of(minutes, (now - origin_at) // green.MINUTE, length, delay)
+        if means is not None and plan.choice is not None:
+            waits = round((plan.begin - now).total_seconds()) if plan.begin else 0
+            at_once, paid, oracle = at_once + means[0], paid + means[waits // 60], oracle + means.min()
+    assert at_once - oracle > 0
+    assert at_once - paid >= 0.9 * (at_once - oracle)
