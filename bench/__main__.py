@@ -15,12 +15,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from datetime import timedelta
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import hooks, month, scale, submit
+from bench import grid, hooks, month, scale, submit
 from bench.result import Result
 
 CHECKOUT = Path(__file__).parents[1]
@@ -111,7 +111,8 @@ def run_carbon() -> Iterator[Result]:
         text = hourly.read_text()
         constant = Path(folder) / "constant.toml"
         constant.write_text(text.replace("[carbon]", '[carbon]\nfixed_g_per_kwh = 300.0\nfixed_source = "plant"'))
-        give_hours(Path(folder), hourly)
+        starts = [month.FIRST + timedelta(hours=number) for number in range(month.HOURS)]
+        give_hours(Path(folder), hourly, [(at, 200 + number % 97) for number, at in enumerate(starts)])
         report = ["report", "--by", "user", "--month", f"{month.FIRST:%Y-%m}", "--config"]
         rounds = [(waited([*report, str(constant)]), waited([*report, str(hourly)])) for _ in range(3)]
         best = min(took.clock_s for _, took in rounds)
@@ -121,20 +122,24 @@ def run_carbon() -> Iterator[Result]:
         yield Result("hourly / constant intensity", ratio, "x", 1.5, f"{what}, median of CPU time")
 
 
-def give_hours(folder: Path, config: Path, before: int = 0, after: int = 0) -> None:
-    """Import an intensity for each hour of the month, and of so many days before and after."""
+def give_hours(folder: Path, config: Path, values: Iterable[tuple[datetime, float]]) -> None:
+    """Import an intensity for each of these hours."""
     hours = folder / "hours.csv"
-    starts = [month.FIRST + timedelta(hours=number) for number in range(-24 * before, month.HOURS + 24 * after)]
-    values = [f"{at:%Y-%m-%dT%H:%M:%SZ},DE,{200 + number % 97}" for number, at in enumerate(starts)]
-    hours.write_text("\n".join(["start,zone,intensity_gco2e_per_kwh", *values]) + "\n")
+    lines = [f"{at:%Y-%m-%dT%H:%M:%SZ},DE,{g_per_kwh}" for at, g_per_kwh in values]
+    hours.write_text("\n".join(["start,zone,intensity_gco2e_per_kwh", *lines]) + "\n")
     waited(["intensity", "import", str(hours), "--basis", "lifecycle", "--source", "bench", "--config", str(config)])
 
 
 def run_advise() -> Iterator[Result]:
-    """The same month of jobs begun again, alone and on the nodes there are."""
+    """The same month of jobs begun again, alone and on the nodes there are, in the hours of Germany's October 2019."""
     with tempfile.TemporaryDirectory() as folder:
         config = month.build(Path(folder) / "shared", records=True)
-        give_hours(Path(folder), config, before=16, after=2)
+        since_then = timedelta(days=(month.FIRST - month.FIRST.replace(year=2019)).days)
+        give_hours(
+            Path(folder),
+            config,
+            [(at + since_then, g) for at, g in grid.hours("DE").items() if at.month in (9, 10, 11)],
+        )
         asked = ["advise", "--month", f"{month.FIRST:%Y-%m}", "--config", str(config)]
         everybody = ",".join(f"account{number:02d}" for number in range(month.ACCOUNTS))
         alone = waited([*asked, "--account", everybody])
