@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpccarbon.submit.columns import numbers
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -112,15 +114,6 @@ def needs_of(jobs: pa.Table) -> Integers:
     share = np.where(shares[0] + shares[1] > 0, np.maximum(*shares), 1.0)
     found: Integers = np.ceil(NODE * nodes * share).astype(np.int64)
     return found
-
-
-def numbers(column: pa.ChunkedArray) -> Numbers:
-    """A column as floats; not a number where it is null."""
-    import numpy as np
-    import pyarrow as pa
-
-    values: Numbers = column.cast(pa.float64()).to_numpy(zero_copy_only=False) if len(column) else np.zeros(0)
-    return values
 
 
 def _steps(begin_s: float, length_s: float) -> slice:

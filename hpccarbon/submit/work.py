@@ -9,7 +9,7 @@ from hpccarbon.carbon.footprint import hour_of
 from hpccarbon.carbon.foresight import DAY, DAYS, HOUR, HOURLY
 from hpccarbon.carbon.places import Places
 from hpccarbon.submit import replay
-from hpccarbon.submit.capacity import numbers
+from hpccarbon.submit.columns import numbers, seconds
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Work:
 
         self.jobs, self.places = jobs, places
         self.first = hour_of(since) - (DAYS + 2) * DAY
-        self.begin_s, end_s = _seconds(jobs["start"], self.first), _seconds(jobs["end"], self.first)
+        self.begin_s, end_s = seconds(jobs["start"], self.first), seconds(jobs["end"], self.first)
         self.length_s = end_s - self.begin_s
         self.energy_uj, self.grams = numbers(jobs["energy_uj"]), numbers(jobs["co2e_g"])
         begin, end = ((moment - self.first).total_seconds() for moment in (since, until))
@@ -205,11 +205,3 @@ def _places_of(jobs: pa.Table, places: Places) -> Words:
             known[pair] = places.place_of(node, partition)
         found.append(known[pair])
     return np.array(found, dtype=object)
-
-
-def _seconds(column: pa.ChunkedArray, first: datetime) -> Numbers:
-    """Times as s since `first`; not a number where there is none."""
-    import pyarrow as pa
-
-    stamps = numbers(column.cast(pa.timestamp("s", tz="UTC")).cast(pa.int64()))
-    return stamps - first.timestamp()
