@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 from hpccarbon.cli.common import config_option
 
 DEFAULT = Path("emissions.csv")
+_EVER = timedelta(days=50 * 366)
 EPILOG = """
 \b
 Examples:
@@ -74,16 +76,16 @@ def _rows(run: str, files: tuple[Path, ...], config_path: Path | None) -> list[d
 
 def _job(job_id: int, config_path: Path | None) -> list[dict[str, Any]]:
     """A job of the ledger, as a row of a tracker would tell it."""
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timezone
 
     from hpccarbon.errors import HpcCarbonError
     from hpccarbon.report.frames import load_jobs
 
     now = datetime.now(timezone.utc)
-    table = load_jobs(now - timedelta(days=366), now, job_ids=[job_id], config=config_path).table
+    table = load_jobs(now - _EVER, now, job_ids=[job_id], config=config_path).table
     job = next(iter(table.to_pylist()), None)
     if job is None or job["energy_uj"] is None:
-        raise HpcCarbonError(f"no job {job_id} with energy in the ledger's last year")
+        raise HpcCarbonError(f"no job {job_id} with energy in the ledger")
     if job["co2e_g"] is None:
         raise HpcCarbonError(f"the grams of job {job_id} are not known: set carbon.zone (see hpccarbon report --job)")
     measured = job["measured_percent"]

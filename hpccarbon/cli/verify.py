@@ -47,7 +47,8 @@ def command(config_path: Path | None, since: str | None, until: str | None, quie
             ]
         ):
             click.echo(line)
-        waiting = f"; {verdict.waiting} hours wait for `hpccarbon aggregate`" if verdict.waiting else ""
+        verb = "waits" if verdict.waiting == 1 else "wait"
+        waiting = f"; {count(verdict.waiting, 'hour')} {verb} for `hpccarbon aggregate`" if verdict.waiting else ""
         outcome = "everything adds up" if not verdict.faults else f"{len(verdict.faults)} faults"
         click.echo(
             f"verified {count(verdict.hours, 'hour')}, {count(verdict.shards, 'shard')},"

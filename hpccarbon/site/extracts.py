@@ -291,7 +291,8 @@ class OwnLedger(Ledger):
         found = (_FILE.fullmatch(name) for name in names)
         return {one["month"]: str(self.home / one[0]) for one in found if one and one["kind"] == kind}
 
-    def _job_files(self) -> list[str]:
+    def job_files(self) -> list[str]:
+        """The user's own."""
         return list(self._files("jobs").values())
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:

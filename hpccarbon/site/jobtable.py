@@ -66,7 +66,7 @@ def job_table(ledger: Ledger, selection: Selection, factors: Factors | None = No
         in UTC; what nobody knows is null, and so are the grams of a job of which an hour has no factor.
     Raises: ShardError as `Ledger.energy`. Needs pyarrow.
     """
-    files = ledger._job_files()
+    files = ledger.job_files()
     records = _RECORDS.format(files=f"[{', '.join(map(quoted, files))}]") if files else _NO_RECORDS
     sql = _JOBS.format(used=_USED, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
 

@@ -255,7 +255,7 @@ class Ledger:
         if chosen.since is not None:
             conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(chosen.since)})')
         where = " AND ".join(conditions) or "true"
-        files = self._job_files()
+        files = self.job_files()
         if either or chosen.job_ids is not None:
             ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
             files = jobs.holding(files, ids if either else chosen.job_ids or ())
@@ -304,7 +304,8 @@ class Ledger:
 
     # -- which hours, and where each is read from --
 
-    def _job_files(self) -> list[str]:
+    def job_files(self) -> list[str]:
+        """The files of job records, in order of time; those that this user may read."""
         return [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
 
     def _gather(self, selection: Selection, *, by_bucket: bool = False) -> bool:

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 
 from hpccarbon import config as configuration
+from hpccarbon.cli import group
 from hpccarbon.cli.common import SAMPLE
 from hpccarbon.config import Config
+from hpccarbon.report.render.submission import text
 from hpccarbon.site import habits, observe
 from hpccarbon.site.access import ledger_of
 from hpccarbon.site.habits import Partitions, Past, Typical
@@ -21,21 +24,22 @@ from hpccarbon.slurm.options import command_line, script_head
 from hpccarbon.submit.estimate import Estimate, Span, estimate
 from hpccarbon.submit.plan import Wish, make
 from hpccarbon.submit.request import Request, request
+from tests.report.golden import check
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=timezone.utc)
 TYPICAL = Partitions(1, 0.0, 0.0, {"": Typical(50, 8.0, 10.0, 15.0), "fat": Typical(20, 4.0, 5.0, 6.0)}, {})
 
 
-def asked(text: str) -> Request:
-    return request(command_line(text.split()), script_head(""), {})
+def asked(words: str) -> Request:
+    return request(command_line(words.split()), script_head(""), {})
 
 
 def job(elapsed_s: int, power_w: float, *, name: str = "train", cores: int = 4, gpus: int = 0) -> Past:
     return Past(name, "batch", 0, elapsed_s, cores, gpus, round(power_w * elapsed_s * 1e6))
 
 
-def guess(text: str, past: list[Past], known: Partitions | None = None) -> Estimate:
-    found = estimate(asked(text), past, known)
+def guess(words: str, past: list[Past], known: Partitions | None = None) -> Estimate:
+    found = estimate(asked(words), past, known)
     assert found is not None
     return found
 
@@ -71,15 +75,15 @@ def test_whole_nodes_are_told_by_the_name_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "basis", "power_w", "energy_uj"),
+    ("words", "basis", "power_w", "energy_uj"),
     [
         ("-n 3 -p fat -t 10", "partition", Span(15, 12, 18), Span(15 * 600e6, 12 * 600e6, 18 * 600e6)),
         ("-n 3 -p unheard-of -t 10", "cluster", Span(30, 24, 45), Span(30 * 600e6, 24 * 600e6, 45 * 600e6)),
         ("-n 3", "cluster", Span(30, 24, 45), None),
     ],
 )
-def test_without_a_history_the_partition_speaks(text: str, basis: str, power_w: Span, energy_uj: Span | None) -> None:
-    found = guess(text, [job(100, 50, name="other")], TYPICAL)
+def test_without_a_history_the_partition_speaks(words: str, basis: str, power_w: Span, energy_uj: Span | None) -> None:
+    found = guess(words, [job(100, 50, name="other")], TYPICAL)
     assert (found.basis, found.power_w, found.energy_uj) == (basis, power_w, energy_uj)
 
 
@@ -159,3 +163,28 @@ def test_a_plan_tells_grams_and_without_hours_to_choose_from_leaves_the_start_al
     assert plan.co2e_g is not None
     assert plan.begin is None
     assert "are not foreseen" in plan.notes[0]
+    check("sbatch_unforeseen.txt", text(plan, 80))
+
+
+def test_what_is_said_is_as_reviewed(site: Config, tmp_path: Path) -> None:
+    """With hourly values of two weeks and a forecast: the words, the chart, and the same as JSON."""
+    shared = tmp_path / "shared"
+    shutil.copytree(site.paths.shared_dir, shared)
+    config = msgspec.structs.replace(site, paths=msgspec.structs.replace(site.paths, shared_dir=str(shared)))
+    toml = tmp_path / "hpccarbon.toml"
+    toml.write_text(f'cluster = "{site.cluster}"\n[paths]\nshared_dir = "{shared}"\n')
+    lines = ["start,intensity_gco2e_per_kwh,kind"]
+    for number in range(-14 * 24, 24):
+        at = NOW + timedelta(hours=number)
+        kind = "actual" if number <= 0 else "forecast"
+        lines.append(f"{at:%Y-%m-%dT%H:%M:%SZ},{300 + 10 * abs((at.hour - 3 + 12) % 24 - 12)},{kind}")
+    (tmp_path / "de.csv").write_text("\n".join(lines))
+    argv = ["intensity", "import", str(tmp_path / "de.csv"), "--zone=DE", "--basis=lifecycle", "--source=made"]
+    assert CliRunner().invoke(group, [*argv, f"--config={toml}"]).exit_code == 0
+    half_past = NOW + timedelta(minutes=30)
+    plan = make(config, asked("-J sweep -t 4:00:00"), Wish(True, timedelta(hours=18)), 1002, half_past)
+    assert plan.begin is not None
+    check("sbatch.txt", text(plan, 80))
+    check("sbatch.json", msgspec.json.format(msgspec.json.encode(plan)).decode() + "\n")
+    long = make(config, asked("-n 4 -t 8:00:00"), Wish(True, timedelta(hours=12)), 1002, half_past)
+    check("sbatch_partition.txt", text(long, 60))

@@ -19,6 +19,7 @@ from hpccarbon.report.render.site import index_page, month_page, person_page
 from hpccarbon.report.summary import Summary
 from hpccarbon.site.changes import fingerprint, months
 from tests import hostile
+from tests.report.golden import check
 from tests.site.maker import write
 from tests.summary.inside import run
 from tests.summary.test_page import Watched
@@ -61,6 +62,15 @@ def test_every_month_account_and_user_has_its_page(published: tuple[Path, Path],
     named |= {path_of("account", line.name) for line in march.accounts if line.name}
     assert named <= there
     assert {"summary-2026-03.csv", "summary-2026-03.json"} <= {path.name for path in (root / "data").iterdir()}
+
+
+@pytest.mark.parametrize("name", ["index", "user", "account"])
+def test_the_pages_are_as_reviewed(published: tuple[Path, Path], name: str) -> None:
+    """Without style, script and when they were made; a month's page is summary.html."""
+    _, root = published
+    page = {"index": "index.html", "user": "users/alice.html", "account": "accounts/physics.html"}[name]
+    text = re.sub(r"<(style|script)[^>]*>.*?</\1>", r"<\1/>", (root / page).read_text(), flags=re.S)
+    check(f"site_{name}.html", re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d", "TIME", text))
 
 
 def test_every_link_leads_somewhere(published: tuple[Path, Path]) -> None:
