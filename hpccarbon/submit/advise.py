@@ -203,7 +203,7 @@ def _crowd(work: Work, delay_h: float, rooms: Sequence[capacity.Room], moved: Mo
     import numpy as np
     import pyarrow as pa
 
-    ran = ~np.isnan(work.begin_s) & (work.length_s > 0)
+    ran = ~np.isnan(work.begin_s) & (work.held_s > 0)
     room_of = {partition: number for number, room in enumerate(rooms) for partition in room.partitions}
     standing = np.array([room_of.get(partition, -1) for partition in work.jobs["partition"].to_pylist()])
     start_s = work.begin_s.copy()
@@ -216,7 +216,7 @@ def _crowd(work: Work, delay_h: float, rooms: Sequence[capacity.Room], moved: Mo
         begin_s = np.maximum(work.begin_s[lines], 0.0)
         start_s[lines] = capacity.place(
             begin_s,
-            np.maximum(work.begin_s[lines] + work.length_s[lines] - begin_s, 0.0),
+            np.maximum(work.begin_s[lines] + work.held_s[lines] - begin_s, 0.0),
             capacity.needs_of(work.jobs.take(pa.array(lines))),
             room.nodes,
             np.searchsorted(lines, order),

@@ -61,8 +61,10 @@ class Work:
         self.first = hour_of(since) - (DAYS + 2) * DAY
         self.begin_s, end_s = seconds(jobs["start"], self.first), seconds(jobs["end"], self.first)
         self.length_s = end_s - self.begin_s
-        self.energy_uj, self.grams = numbers(jobs["energy_uj"]), numbers(jobs["co2e_g"])
         begin, end = ((moment - self.first).total_seconds() for moment in (since, until))
+        self.held_s = np.where(np.isnan(end_s), end, end_s) - self.begin_s
+        """How long it held its nodes within the period; as `length_s`, but for a job that still runs."""
+        self.energy_uj, self.grams = numbers(jobs["energy_uj"]), numbers(jobs["co2e_g"])
         self._whole: Truths = (self.begin_s >= begin) & (end_s <= end) & (self.length_s > 0)
         self._short: Truths = self._whole & (self.length_s <= MAX_LENGTH.total_seconds())
         self._fit: Truths = self._short & (self.energy_uj > 0) & (self.grams > 0)

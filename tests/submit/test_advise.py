@@ -133,6 +133,12 @@ def test_on_one_node_one_job_gets_the_clean_hours(room: Path) -> None:
     assert many.moved == 3 and many.saved_g == pytest.approx(free.saved_g) == 1200
 
 
+def test_a_job_that_still_runs_keeps_its_node(room: Path) -> None:
+    jobs = table(job(1, 8, 1, 400), job(2, 8, 2, 400, end=None))
+    crowds = [asked(room, jobs, rooms=[Room(frozenset(("batch",)), nodes)]).told.crowd for nodes in (1, 2)]
+    assert [crowd.moved if crowd else None for crowd in crowds] == [0, 1]
+
+
 def test_partitions_that_share_a_node_share_the_room() -> None:
     rooms = rooms_of([("n1", "a"), ("n2", "b"), ("n3", "c"), ("n2", "c"), ("n4", "d"), ("n5", None)])
     assert {(tuple(sorted(one.partitions, key=str)), one.nodes) for one in rooms} == {
