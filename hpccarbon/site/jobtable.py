@@ -31,7 +31,7 @@ SELECT * FROM read_parquet({files}, hive_partitioning = false)
 QUALIFY row_number() OVER (PARTITION BY job_id ORDER BY restart DESC, submit DESC) = 1
 """
 _NO_RECORDS = """
-SELECT NULL::BIGINT AS job_id, NULL::BIGINT AS array_job_id, NULL::BIGINT AS array_task_id,
+SELECT NULL::BIGINT AS job_id, NULL::INTEGER AS restart, NULL::BIGINT AS array_job_id, NULL::BIGINT AS array_task_id,
     NULL::BIGINT AS het_job_id, NULL::INTEGER AS het_offset, NULL::VARCHAR AS name, NULL::VARCHAR AS "user",
     NULL::BIGINT AS uid, NULL::VARCHAR AS account, NULL::VARCHAR AS "partition", NULL::VARCHAR AS qos,
     NULL::VARCHAR AS state, NULL::VARCHAR AS exit_code, NULL::TIMESTAMPTZ AS submit, NULL::TIMESTAMPTZ AS start,
@@ -45,7 +45,7 @@ SELECT used.cluster,
         ELSE used.job_id::VARCHAR END AS job,
     used.job_id, known.name, coalesce(known."user", used."user") AS "user", coalesce(known.uid, used.uid) AS uid,
     coalesce(known.account, used.account) AS account, coalesce(known."partition", used."partition") AS "partition",
-    known.qos, known.state, known.exit_code, known.submit, known.start, known."end", known.elapsed_s,
+    known.qos, known.restart, known.state, known.exit_code, known.submit, known.start, known."end", known.elapsed_s,
     coalesce(known.alloc_nodes, used.nodes) AS alloc_nodes, known.alloc_cores, known.alloc_tres, known.nodelist,
     CASE WHEN used.cpu_uj IS NOT NULL OR used.dram_uj IS NOT NULL OR used.gpu_uj IS NOT NULL
         OR used.other_uj IS NOT NULL THEN used.energy_uj END AS energy_uj,

@@ -67,7 +67,9 @@ class Work:
         self.energy_uj, self.grams = numbers(jobs["energy_uj"]), numbers(jobs["co2e_g"])
         self._whole: Truths = (self.begin_s >= begin) & (end_s <= end) & (self.length_s > 0)
         self._short: Truths = self._whole & (self.length_s <= MAX_LENGTH.total_seconds())
-        self._fit: Truths = self._short & (self.energy_uj > 0) & (self.grams > 0)
+        # The energy of a requeued job is that of all its runs, its start and end are those of the last.
+        self._once: Truths = self._short & ~(numbers(jobs["restart"]) > 0)
+        self._fit: Truths = self._once & (self.energy_uj > 0) & (self.grams > 0)
         self._place = _places_of(jobs, places)
         names = sorted({"", *places.carbon.places}) if places.several else [""]
         self._came = {name: self._series(name, -(-(until + reach - self.first) // HOUR)) for name in names}
@@ -130,7 +132,8 @@ class Work:
         reasons = {
             "not wholly in the period, or accounting has no start and end": ~self._whole,
             f"ran for more than {MAX_LENGTH.days} days": self._whole & ~self._short,
-            "no energy or no grams are known": self._short & ~self._fit,
+            "ran more than once": self._short & ~self._once,
+            "no energy or no grams are known": self._once & ~self._fit,
             "an hour of theirs is known by a mean only": self._fit & ~self.weighed,
         }
         return [(int(which.sum()), why) for why, which in reasons.items() if which.any()]

@@ -27,7 +27,7 @@ DAY = fixed.DAY
 HOUR = timedelta(hours=1)
 BASE: dict[str, Any] = {
     "name": "fold", "user": "alice", "account": "physics", "partition": "batch", "state": "COMPLETED",
-    "alloc_nodes": 1, "alloc_cores": 32, "alloc_tres": "cpu=32,node=1", "nodelist": "n1",
+    "restart": 0, "alloc_nodes": 1, "alloc_cores": 32, "alloc_tres": "cpu=32,node=1", "nodelist": "n1",
 }  # fmt: skip
 
 
@@ -54,7 +54,7 @@ def job(number: int, begin_h: float, length_h: float, g_per_kwh: float, **given:
 def table(*rows: dict[str, Any]) -> pa.Table:
     stamp = pa.timestamp("s", tz="UTC")
     kinds = {"start": stamp, "end": stamp, "elapsed_s": pa.int64(), "energy_uj": pa.int64(), "co2e_g": pa.float64()}
-    kinds |= {"alloc_nodes": pa.int32(), "alloc_cores": pa.int32()}
+    kinds |= {"restart": pa.int32(), "alloc_nodes": pa.int32(), "alloc_cores": pa.int32()}
     names = ["job", "start", "end", "elapsed_s", "energy_uj", "co2e_g", *BASE]
     return pa.table({name: pa.array([row[name] for row in rows], kinds.get(name, pa.string())) for name in names})
 
@@ -103,10 +103,12 @@ def test_each_job_that_nothing_can_be_said_of_is_counted_once(room: Path) -> Non
         job(3, 8, 2, 400, end=None),  # runs
         job(4, 8, 2, 400, co2e_g=None),
         job(5, 8, 2, 400, energy_uj=0),
+        job(6, 8, 2, 400, restart=1),
+        job(7, 8, 2, 400, restart=None),
     )
     told = asked(room, jobs).told
-    assert told.jobs == told.weighed + sum(one.jobs for one in told.left_out) == 5
-    assert [one.jobs for one in told.left_out] == [2, 2]
+    assert told.jobs == told.weighed + sum(one.jobs for one in told.left_out) == 7
+    assert [one.jobs for one in told.left_out] == [2, 1, 2]
 
 
 def test_without_hours_nothing_is_said_but_why(tmp_path: Path) -> None:
