@@ -43,6 +43,8 @@ EVENT_SPACING_NS = 50 * NS_PER_MS
 """A job that starts or ends gets a look of its own, but no storm of jobs gets more than twenty a second."""
 SEAL_LIMIT_NS = 600 * NS_PER_S
 REFRESH_NS = 60 * NS_PER_S
+LOCK_PATIENCE_S = 1.0
+"""How long a daemon that was killed may take to be gone: the kernel lets go of its lock as the last thing."""
 STOP_WAIT_S = 20.0
 
 
@@ -52,7 +54,7 @@ def log(line: str) -> None:
 
 
 class Lock:
-    """One daemon per node and store. Raises: StoreError naming the pid that holds it."""
+    """One daemon per node and store. Raises: StoreError naming the pid that still holds it after `LOCK_PATIENCE_S`."""
 
     def __init__(self, directory: Path) -> None:
         path = directory / "daemon.lock"
@@ -61,14 +63,27 @@ class Lock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as err:
             raise StoreError(f"cannot create {path}: {err.strerror} (paths.state_dir must be writable)") from err
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as err:
+        deadline = time.monotonic() + LOCK_PATIENCE_S
+        while not self._taken():
+            if time.monotonic() < deadline:
+                time.sleep(0.02)
+                continue
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
-            raise StoreError(f"another hpccarbon daemon (pid {holder}) already serves {directory}") from err
+            raise StoreError(f"another hpccarbon daemon (pid {holder}) already serves {directory}")
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+
+    def _taken(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as err:
+            raise StoreError(
+                f"cannot lock daemon.lock: {err.strerror} (paths.state_dir must be on a local disk)"
+            ) from err
+        return True
 
     def release(self) -> None:
         """Let the next daemon in."""

@@ -9,8 +9,10 @@ each shard under a temporary name, fsyncs, renames, and prints one line `BOOT HO
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
+import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 STORE_NAME = "store.sqlite"
+EARLIER_WAIT_S = 10.0
+"""How long a child waits for one that a killed daemon left behind; shorter than the daemon's wait at its end."""
 _VARIED = ("bucket", "cpu_uj", "dram_uj", "gpu_uj", "idle_uj", "cpu_time_us")
 """Columns whose values seldom come twice in a shard."""
 
@@ -172,6 +176,26 @@ def _descend(root: Path, folders: Sequence[str]) -> int:
     return here
 
 
+def hold(state: Path, wait_s: float) -> int | None:
+    """The descriptor of the lock that lets one child seal at a time; None if another one held it all the while.
+
+    A child outlives its daemon. If it hung and woke after a younger child had written, its rename would put an older
+    version of the hour over a newer one that the store takes for sealed. Raises: OSError.
+    """
+    lock = os.open(state / "seal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(lock)
+                return None
+            time.sleep(0.05)
+        else:
+            return lock
+
+
 def become(user: str) -> None:
     """Drop from root to a service user, for good; nothing where `user` is empty or already who we are.
 
@@ -232,7 +256,11 @@ def main(argv: list[str]) -> int:
     os.umask(0o027)
     try:
         config, node = configuration.load(Path(argv[0]) if argv[0] else None), argv[1]
-        work = _read(config, node)
+        lock = hold(config.state_dir(node), EARLIER_WAIT_S)
+        if lock is None:
+            print("seal: an earlier one still writes (is the shared file system away?); the rows stay", file=sys.stderr)
+            return 1
+        work = _read(config, node)  # after the lock: what is read now is newer than all that was written before
         # Loaded before the drop: the service user may not be able to read where Python is installed.
         import pyarrow.parquet  # noqa: F401
 
@@ -249,8 +277,19 @@ def main(argv: list[str]) -> int:
             print(f"seal: cannot write {path}: {err.strerror or err}", file=sys.stderr)
             failed = True
             continue
-        print(hour.boot_id, hour.hour, hour.version, flush=True)
+        if not _tell(f"{hour.boot_id} {hour.hour} {hour.version}"):
+            return 1
     return 1 if failed else 0
+
+
+def _tell(line: str) -> bool:
+    """Say to the daemon that an hour is written; False if it is gone: the next one seals again what nobody heard of."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still in the buffer goes nowhere
+        return False
+    return True
 
 
 if __name__ == "__main__":

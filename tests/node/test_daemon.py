@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from hpccarbon.errors import StoreError
 from hpccarbon.node import seal
+from hpccarbon.node.daemon import Lock
 from hpccarbon.node.sampler import Mark, Pending, Sampler
 from hpccarbon.node.store import Store
 from hpccarbon.schema import SHARD
@@ -244,3 +246,58 @@ def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("this is no database, and longer than a header of one hundred bytes " * 4)
     with pytest.raises(StoreError, match="not a database"):
         Store(tmp_path / "text", "virtual", "n1")
+
+
+def test_one_child_seals_at_a_time(tmp_path: Path) -> None:
+    first = seal.hold(tmp_path, 0)
+    assert first is not None
+    assert seal.hold(tmp_path, 0.1) is None
+    os.close(first)
+    second = seal.hold(tmp_path, 0)
+    assert second is not None
+    os.close(second)
+
+
+def sealable(tmp_path: Path) -> Path:
+    """A store with an hour to seal; the configuration that leads to it."""
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    pending, mark = settled(node, sampler)
+    (tmp_path / "state").mkdir()
+    store = Store(tmp_path / "state" / seal.STORE_NAME, "virtual", "n1")
+    store.commit(pending, mark, sampler.channels, "{}")
+    store.close()
+    config = tmp_path / "hpccarbon.toml"
+    config.write_text(
+        f'cluster = "virtual"\n[paths]\nstate_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n'
+        f'shared_dir = "{tmp_path}/shared"\n'
+    )
+    return config
+
+
+def test_a_child_whose_daemon_is_gone_ends_without_a_word(tmp_path: Path) -> None:
+    """The shard is whole; nobody was told, so the next daemon's child writes it again."""
+    config = sealable(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config), "n1"]
+    done = subprocess.run(argv, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=60)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert len(list((tmp_path / "shared").rglob("*.parquet"))) == 1
+    again = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0
+    assert again.stdout.count("\n") >= 1
+
+
+def test_a_daemon_waits_a_moment_for_the_one_that_was_killed(tmp_path: Path) -> None:
+    held = Lock(tmp_path)
+    threading.Timer(0.3, held.release).start()
+    Lock(tmp_path).release()
+
+
+def test_a_daemon_that_stays_is_named(tmp_path: Path) -> None:
+    held = Lock(tmp_path)
+    with pytest.raises(StoreError, match=f"pid {os.getpid()}\\) already serves"):
+        Lock(tmp_path)
+    held.release()
