@@ -324,7 +324,7 @@ def test_moved_all_the_same_when_told_to_and_never_earlier_than_its_own_begin(
     wait_h, _ = eligible(lab, foreseen, "--time=60", "--begin=now+1hour", "--move")
     assert CLEAN_H - 1 <= wait_h <= CLEAN_H
     later_h, _ = eligible(lab, foreseen, "--time=60", "--begin=now+5hours", "--move", "--max-delay=4h")
-    assert 5 <= later_h <= 9
+    assert 5 <= later_h <= 9 + 0.01  # Slurm counts whole seconds, from its own now
 
 
 def test_a_dry_run_submits_nothing_and_says_the_plan_as_json(lab: Lab, foreseen: dict[str, str]) -> None:
