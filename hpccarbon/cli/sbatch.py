@@ -7,6 +7,7 @@ output, its exit code and its signals are sbatch's, because it is sbatch.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -37,6 +38,8 @@ REAL = "HPCCARBON_SBATCH"
 """Names the real sbatch, where slurm_scripts/sbatch stands before it on PATH. Help and version are then sbatch's."""
 FIRST_WORD_S = 2.0
 """How long to wait for the child to have read the configuration, which then says how long to wait for the rest."""
+_NO_SCRIPT = ("wrap", "help", "usage", "version")
+"""With these sbatch reads no script: who asks for a version does not wait for the end of stdin."""
 NOT_FOUND, NOT_RUN = 127, 126
 """A shell's exit codes."""
 
@@ -128,8 +131,7 @@ def command(
         _say(f"no estimate: sbatch's option {line.unknown} is not known to this release")
     elif not wanted.only_asks and (green or not wanted.quiet):
         told = _bounded(make, config_path, quiet=wanted.quiet)
-        if told.text:
-            click.echo(told.text, err=True, nl=False)
+        _tell(told.text)
         if told.begin_s is not None:
             at = line.end - (line.end > 0 and arguments[line.end - 1] == "--")
             arguments.insert(at, f"--begin={_in(told.begin_s)}")
@@ -138,7 +140,7 @@ def command(
 
 def _script(line: CommandLine) -> str:
     """The script's text, as far as its head can be in it; "" where it cannot be read: sbatch says so itself."""
-    if line.unknown is not None or any("wrap" in part for part in line.options):
+    if line.unknown is not None or any(name in part for name in _NO_SCRIPT for part in line.options):
         return ""
     try:
         return (_kept_input() if line.script is None else _found(line.script).read_bytes()).decode("utf-8", "replace")
@@ -182,10 +184,15 @@ class Told(NamedTuple):
 def _bounded(make: Callable[[Config], Plan], config_path: Path | None, *, quiet: bool) -> Told:
     """Ask a child, and wait no longer than the configuration allows. Raises nothing."""
     reading, writing = os.pipe()
+    screen = None if quiet else _screen()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _answer(writing, make, config_path, quiet=quiet)
+        # A child that hangs must not hold what a shell's $(sbatch ...) reads to its end.
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        for standard in (0, 1, 2):
+            os.dup2(nowhere, standard)
+        _answer(writing, make, config_path, screen)
     os.close(writing)
     try:
         said = _read(reading)
@@ -198,7 +205,22 @@ def _bounded(make: Callable[[Config], Plan], config_path: Path | None, *, quiet:
     return Told(said.get("text", ""), said.get("begin_s"))
 
 
-def _answer(writing: int, make: Callable[[Config], Plan], config_path: Path | None, *, quiet: bool) -> NoReturn:
+class Screen(NamedTuple):
+    """What the user reads on."""
+
+    terminal: bool
+    width: int
+
+
+def _screen() -> Screen:
+    import shutil
+
+    terminal = sys.stderr is not None and sys.stderr.isatty()
+    width = os.get_terminal_size(2).columns if terminal else shutil.get_terminal_size().columns
+    return Screen(terminal, min(100, width or 80))
+
+
+def _answer(writing: int, make: Callable[[Config], Plan], config_path: Path | None, screen: Screen | None) -> NoReturn:
     """The child: one line with its limit of time, one with what it found."""
     import json
 
@@ -210,8 +232,8 @@ def _answer(writing: int, make: Callable[[Config], Plan], config_path: Path | No
         os.write(writing, json.dumps({"timeout_s": config.submit.timeout_s}).encode() + b"\n")
         plan = make(config)
         when = config.submit.estimate
-        if not quiet and (when == "always" or (when == "terminal" and sys.stderr.isatty())):
-            answer["text"] = _text(plan)
+        if screen is not None and (when == "always" or (when == "terminal" and screen.terminal)):
+            answer["text"] = _text(plan, screen.width)
         if plan.begin is not None:
             answer["begin_s"] = plan.begin.timestamp()
     except BaseException as err:  # whatever it is, the job is submitted
@@ -272,15 +294,19 @@ def _become(arguments: list[str]) -> NoReturn:
 def _say(message: str) -> None:
     from hpccarbon.report.render.inert import inert
 
-    click.echo(f"hpccarbon: {inert(message)}", err=True)
+    _tell(f"hpccarbon: {inert(message)}\n")
 
 
-def _text(plan: Plan) -> str:
-    import shutil
+def _tell(text: str) -> None:
+    """Write to stderr, if anybody reads it: a job is not given up for a line that nobody wanted."""
+    with contextlib.suppress(OSError):
+        click.echo(text, err=True, nl=False)
 
+
+def _text(plan: Plan, width: int) -> str:
     from hpccarbon.report.render.submission import text
 
-    return text(plan, min(100, shutil.get_terminal_size().columns))
+    return text(plan, width)
 
 
 def _print(plan: Plan, form: str) -> None:
@@ -290,4 +316,4 @@ def _print(plan: Plan, form: str) -> None:
         document = {"schema_version": 1, "kind": "submission", **msgspec.to_builtins(plan)}
         click.echo(msgspec.json.format(msgspec.json.encode(document)).decode())
     else:
-        click.echo(_text(plan), nl=False)
+        click.echo(_text(plan, _screen().width), nl=False)

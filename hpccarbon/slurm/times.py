@@ -6,19 +6,20 @@ import re
 from datetime import datetime, timedelta
 
 _LIMIT = (
-    (re.compile(r"(\d+)"), (0, 0, 1, 0)),
-    (re.compile(r"(\d+):(\d+)"), (0, 0, 1, 2)),
-    (re.compile(r"(\d+):(\d+):(\d+)"), (0, 1, 2, 3)),
-    (re.compile(r"(\d+)-(\d+)"), (1, 2, 0, 0)),
-    (re.compile(r"(\d+)-(\d+):(\d+)"), (1, 2, 3, 0)),
-    (re.compile(r"(\d+)-(\d+):(\d+):(\d+)"), (1, 2, 3, 4)),
+    (re.compile(r"(\d{1,6})"), (0, 0, 1, 0)),
+    (re.compile(r"(\d{1,6}):(\d{1,6})"), (0, 0, 1, 2)),
+    (re.compile(r"(\d{1,6}):(\d{1,6}):(\d{1,6})"), (0, 1, 2, 3)),
+    (re.compile(r"(\d{1,6})-(\d{1,6})"), (1, 2, 0, 0)),
+    (re.compile(r"(\d{1,6})-(\d{1,6}):(\d{1,6})"), (1, 2, 3, 0)),
+    (re.compile(r"(\d{1,6})-(\d{1,6}):(\d{1,6}):(\d{1,6})"), (1, 2, 3, 4)),
 )
 """Each form and which of its groups are days, hours, minutes and seconds (0: none)."""
-_NOW = re.compile(r"now(?:\+(\d+)\s*(second|minute|hour|day|week)?s?)?", re.IGNORECASE)
+_NOW = re.compile(r"now(?:\+(\d{1,6})\s*(second|minute|hour|day|week)?s?)?", re.IGNORECASE)
 _DATE = re.compile(r"(\d{4})-(\d{1,2})-(\d{1,2})(?:T(\d{1,2}):(\d{2})(?::(\d{2}))?)?")
 _CLOCK = re.compile(r"(\d{1,2}):(\d{2})(?::(\d{2}))?")
 _HOURS = {"midnight": 0, "noon": 12, "elevenses": 11, "fika": 15, "teatime": 16}
-_LONGEST = timedelta(days=365)
+LONGEST = timedelta(days=365)
+"""A limit above it is none for us."""
 
 
 def limit(text: str) -> timedelta | None:
@@ -26,9 +27,7 @@ def limit(text: str) -> timedelta | None:
     for form, groups in _LIMIT:
         if found := form.fullmatch(text.strip()):
             days, hours, minutes, seconds = (int(found[group]) if group else 0 for group in groups)
-            if max(days, hours, minutes, seconds) > 10**8:
-                return None
-            return min(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds), _LONGEST)
+            return min(timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds), LONGEST)
     return None
 
 
@@ -43,7 +42,7 @@ def moment(text: str, now: datetime) -> datetime | None:
     word = text.strip()
     if found := _NOW.fullmatch(word):
         amount, unit = int(found[1] or 0), (found[2] or "second").lower()
-        return now + timedelta(**{f"{unit}s": amount}) if amount < 10**6 else None
+        return now + min(timedelta(**{f"{unit}s": amount}), LONGEST)
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     lowered = word.lower()
     if lowered in ("today", "tomorrow"):

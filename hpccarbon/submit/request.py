@@ -12,9 +12,9 @@ import msgspec
 from hpccarbon.slurm import times
 from hpccarbon.slurm.options import CommandLine, Head, Options, merged
 
-_COUNT = re.compile(r"(\d+)([kKmM]?)(?:-.*)?")
-_GPUS = re.compile(r"(?:^|,)(?:gres/)?gpu(?::[^:,()]+)??(?:[:=](\d+))?(?=[,(]|$)")
-_TASKS = re.compile(r"(\d+)(?:-(\d+)(?::(\d+))?)?")
+_COUNT = re.compile(r"(\d{1,9})([kKmM]?)(?:-.*)?")
+_GPUS = re.compile(r"(?:^|,)(?:gres/)?gpu(?::[^:,()]+)??(?:[:=](\d{1,9}))?(?=[,(]|$)")
+_TASKS = re.compile(r"(\d{1,9})(?:-(\d{1,9})(?::(\d{1,9}))?)?")
 _MOST_TASKS = 4_000_000
 
 
@@ -84,7 +84,7 @@ def _number(text: str, default: int) -> int:
     found = _COUNT.fullmatch(text.strip())
     if not found:
         return default
-    return min(int(found[1]), 10**9) * {"": 1, "k": 1024, "m": 1024 * 1024}[found[2].lower()]
+    return int(found[1]) * {"": 1, "k": 1024, "m": 1024 * 1024}[found[2].lower()]
 
 
 def _tasks(part: Options) -> int:

@@ -11,6 +11,8 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpccarbon.cli.sbatch import OWN
 from hpccarbon.slurm import times
@@ -112,6 +114,7 @@ def test_a_job_without_a_name_has_the_one_that_sbatch_gives_it(argv: list[str], 
         ("", None),
         ("1:2:3:4", None),
         ("99999999999", None),
+        ("999999-999999", 365 * 86400),
     ],
 )
 def test_time_limits(text: str, seconds: int | None) -> None:
@@ -122,6 +125,7 @@ def test_time_limits(text: str, seconds: int | None) -> None:
     ("text", "when"),
     [
         ("now+2hours", datetime(2026, 11, 24, 15, 30)),
+        ("now+999999weeks", datetime(2027, 11, 24, 13, 30)),
         ("now+90", datetime(2026, 11, 24, 13, 31, 30)),
         ("2026-12-01", datetime(2026, 12, 1)),
         ("2026-12-01T08:15", datetime(2026, 12, 1, 8, 15)),
@@ -137,6 +141,27 @@ def test_time_limits(text: str, seconds: int | None) -> None:
 )
 def test_moments(text: str, when: datetime | None) -> None:
     assert times.moment(text, NOW) == (when and when.replace(tzinfo=timezone.utc))
+
+
+WORDS = st.sampled_from(
+    ["-n", "--ntasks=3", "--gres", "gpu:a:2", ":", "--", "-N1-2", "--time", "1-0", "-a", "1-9:2", "--green", "-J", "x"]
+)
+TEXTS = st.text(max_size=20) | st.text("0123456789-:,=@%kM", max_size=5000) | WORDS
+
+
+@given(st.lists(TEXTS, max_size=8), st.text(max_size=60) | st.builds("#SBATCH {}\n#HPCCARBON {}".format, TEXTS, TEXTS))
+def test_whatever_is_typed_is_passed_on_and_never_a_fault_of_ours(argv: list[str], head: str) -> None:
+    line = command_line(argv, OWN)
+    kept = [
+        word for word in argv if word.partition("=")[0].removeprefix("--") not in OWN and word not in line.own.values()
+    ]
+    assert [word for word in line.passed if word in kept] == kept
+    wanted = request(line, script_head(head), {"SBATCH_TIMELIMIT": head, "SBATCH_GRES": head})
+    assert wanted.cores >= 1
+    assert wanted.tasks >= 1
+    for text in argv:
+        times.limit(text)
+        times.moment(text, NOW)
 
 
 # ---- against the sbatch that is installed --------------------------------------------------------------------------

@@ -241,6 +241,31 @@ def test_whatever_is_broken_the_job_is_submitted_and_one_line_says_so(
     assert "invalid partition" in refused.stderr
 
 
+def test_a_child_that_hangs_holds_nothing_that_a_shell_waits_for(lab: Lab, tmp_path: Path) -> None:
+    """`job=$(sbatch ...)` reads to the end of stdout: that must come with sbatch's own, whatever still hangs."""
+    config = tmp_path / "hpccarbon.toml"
+    config.write_text(dead_file_system(lab, tmp_path).replace("timeout_s = 0.5", "timeout_s = 5.0"))
+    argv = ["hpccarbon", "sbatch", "--hold", "--parsable", "--wrap=true"]
+    env = {**lab.env(), "HPCCARBON_CONFIG": str(config)}
+    with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as wrapper:
+        children = Path(f"/proc/{wrapper.pid}/task/{wrapper.pid}/children")
+        deadline = time.monotonic() + 10
+        while not (found := children.read_text().split()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3)
+        (child,) = found
+        assert {str(Path(f"/proc/{child}/fd/{number}").readlink()) for number in range(3)} == {"/dev/null"}
+        assert wrapper.communicate(timeout=30)[0].strip().isdecimal()
+
+
+def test_who_asks_for_a_version_does_not_wait_for_the_end_of_stdin(lab: Lab) -> None:
+    argv = ["hpccarbon", "sbatch", "--version"]
+    with subprocess.Popen(argv, env=lab.env(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as asked:
+        assert asked.wait(20) == 0
+        assert asked.stdout is not None
+        assert "slurm" in asked.stdout.read()
+
+
 # ---- --green -------------------------------------------------------------------------------------------------------
 
 CLEAN_H = 3
