@@ -266,7 +266,7 @@ def test_the_meter_is_cheap(lab: Lab, capsys: pytest.CaptureFixture[str]) -> Non
     share = (used() - before) / (time.monotonic_ns() - start)
     with capsys.disabled():
         print(f"\nthe meter takes {share:.2%} of a core")
-    assert share < 0.03
+    assert share < 0.08
 
 
 # Crashes and the end
