@@ -37,10 +37,12 @@ demo: setup ## the main job on a private Slurm cluster: mixed load, aggregate, r
 test: setup lint ## the whole suite; without root and Slurm the lab's tests are skipped, loudly
 	$(BIN)/python -m pytest
 
-lint: setup ## ruff and mypy --strict
+lint: setup ## ruff, mypy --strict, no dead code, no unused dependency
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/vulture
+	$(BIN)/deptry .
 
 bench: setup ## benchmarks: each a ratio in one run; prints a table, writes build/bench.json
 	$(BIN)/python -m bench

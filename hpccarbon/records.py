@@ -9,9 +9,6 @@ import msgspec
 Component = Literal["cpu", "dram", "gpu", "node"]
 """What a meter's energy is part of. `node` is a whole-node meter (BMC, pm_counters node): it contains the others."""
 
-Holder = Literal["job", "system", "unallocated", "meter"]
-"""Who is charged; `meter` rows say what a meter itself counted and are never added to the others."""
-
 
 class Channel(msgspec.Struct, frozen=True):
     """One counter of one meter: what it counts and how to subtract two of its readings.

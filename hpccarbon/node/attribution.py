@@ -157,7 +157,6 @@ class Division:
         self._all_present_ns = 0
         self._covered_ns = 0
         self._covered_present = [0] * len(jobs)
-        self._covered_all_ns = 0
         self._meter_uj: list[int | None] = [None] * len(channels)
         self._gpu_static = [0] * len(channels)
         self._gpu_dynamic: dict[int, list[int]] = {}
@@ -260,11 +259,6 @@ class Division:
     def meter_uj(self) -> list[int | None]:
         """What each channel counted so far; None where it was never readable."""
         return list(self._meter_uj)
-
-    @property
-    def covered_ns(self) -> int:
-        """How long every channel could be read."""
-        return self._covered_ns
 
     @property
     def length_ns(self) -> int:

@@ -124,14 +124,24 @@ CODECARBON_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("hpccarbon_version
 def machine() -> dict[str, Any]:
     """The columns that stay the same on one machine."""
     uname = os.uname()
-    memory_kb = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     models = (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name"))
     return {
         "os": "-".join((uname.sysname, uname.release, uname.machine)),
         "python_version": sys.version.split()[0],
         "codecarbon_version": f"hpccarbon {__version__}",
         "cpu_model": next(models, uname.machine),
-        "ram_total_size": round(memory_kb / (1 << 20), 3),
+    }
+
+
+def memory() -> dict[str, float]:
+    """The machine's memory now: GiB there are and in use, and the part in use, as CodeCarbon tells it."""
+    import psutil  # loaded late: an import of the tracker shall not wait for it
+
+    now = psutil.virtual_memory()
+    return {
+        "ram_total_size": round(now.total / (1 << 30), 3),
+        "ram_used_gb": round(now.used / (1 << 30), 3),
+        "ram_utilization_percent": now.percent,
     }
 
 

@@ -275,7 +275,7 @@ class EmissionsTracker:
         """What this machine is, under CodeCarbon's keys."""
         facts = data.machine()
         return {
-            "ram_total_size": facts["ram_total_size"],
+            "ram_total_size": data.memory()["ram_total_size"],
             "cpu_count": self._meter.origin.cores if self._meter else os.cpu_count(),
             "cpu_physical_count": None,
             "cpu_model": facts["cpu_model"],
@@ -368,7 +368,7 @@ class EmissionsTracker:
 
         assert self._meter is not None
         settings, factors = self.settings, self._place.factors
-        here: dict[str, Any] = {**data.machine(), **data.slurm()}
+        here: dict[str, Any] = {**data.machine(), **data.memory(), **data.slurm()}
         now = datetime.now(timezone.utc)
         whole_uj = self._meter.used.energy_uj
         grams = factors.grams(self._meter.by_hour if self._meter.by_hour else {now: 0}) or 0.0

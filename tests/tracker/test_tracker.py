@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from hpccarbon.tracker.data import CODECARBON_COLUMNS
@@ -64,6 +65,15 @@ assert threading.active_count() == 1
     assert [row["project_name"] for row in found] == ["small", "large"]
     assert {row["state"] for row in found} == {"finished"}
     assert float(found[1]["cpu_seconds"]) > float(found[0]["cpu_seconds"]) > 0
+
+
+def test_the_machines_memory_stands_in_the_row(program: Program, tmp_path: Path) -> None:
+    program("from hpccarbon import EmissionsTracker\nwith EmissionsTracker('memory'): pass\n")
+    (row,) = rows(tmp_path / "emissions.csv")
+    here = psutil.virtual_memory()
+    assert float(row["ram_total_size"]) == pytest.approx(here.total / 2**30, abs=0.001)
+    assert 0 < float(row["ram_used_gb"]) < float(row["ram_total_size"])
+    assert 0 < float(row["ram_utilization_percent"]) <= 100
 
 
 def test_context_manager_decorator_tasks_and_metrics(program: Program, tmp_path: Path) -> None:

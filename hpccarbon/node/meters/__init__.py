@@ -97,8 +97,6 @@ class GpuMeter(Protocol):
         ...
 
 
-Discover = Callable[[SysRoot, Config], Meter]
-
 TABLE: dict[str, str] = {
     "rapl": "hpccarbon.node.meters.rapl",
     "nvml": "hpccarbon.node.meters.nvml",

@@ -73,7 +73,6 @@ class NvmlMeter:
     def __init__(self, root: SysRoot, timeout_s: float, start_timeout_s: float) -> None:
         self._root = root
         self._timeout_s = timeout_s
-        self._start_timeout_s = start_timeout_s
         self._worker = Worker("hpccarbon-nvml")
         self._nvml: ModuleType | None = None
         self._running = False
