@@ -71,9 +71,9 @@ def install(checkout: Path, tree: Path) -> None:
 
 
 def requirements(pyproject: Path) -> list[str]:
-    """The lines of pyproject.toml that name one of `NEEDS`, as they stand there."""
+    """The lines of pyproject.toml that name one of `NEEDS`, as they stand there: dependencies come before scripts."""
     found = []
-    for line in pyproject.read_text(encoding="utf-8").splitlines():
+    for line in pyproject.read_text(encoding="utf-8").partition("[project.scripts]")[0].splitlines():
         text = line.strip().split("#")[0].strip().removeprefix("nvml = [").rstrip(",]").strip('"')
         if text.startswith(NEEDS) and text not in found:
             found.append(text)
