@@ -56,7 +56,7 @@ ALONE_ONES: tuple[dict[str, str], ...] = tuple(
 SAID_ONLY = ("help", "usage", "version", "test-only")
 ELSEWHERE = {"hold", "parsable", "wrap", "wait"}
 """Given to every job here, or in a test of their own."""
-_WHEN = re.compile(r"\b(Submit|Eligible|Accrue|Sched|Start|End|LastSched|SuspendTime|Deadline)\w*=\S+")
+_WHEN = re.compile(r"\b(Submit|Eligible|Accrue|Sched|Start|End|LastSched|SuspendTime|Deadline)\w*=\S+|\bScheduler=\S+")
 
 
 @pytest.fixture(scope="module")
