@@ -7,7 +7,6 @@ remembers, the `seal` child writes the shards.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 import signal
@@ -24,7 +23,7 @@ import msgspec
 from hpccarbon import __version__, program
 from hpccarbon.config import Config
 from hpccarbon.errors import StoreError
-from hpccarbon.node import health
+from hpccarbon.node import health, lock
 from hpccarbon.node import meters as meter_table
 from hpccarbon.node.attribution import Share
 from hpccarbon.node.control import Control, Totals
@@ -63,27 +62,16 @@ class Lock:
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError as err:
             raise StoreError(f"cannot create {path}: {err.strerror} (paths.state_dir must be writable)") from err
-        deadline = time.monotonic() + LOCK_PATIENCE_S
-        while not self._taken():
-            if time.monotonic() < deadline:
-                time.sleep(0.02)
-                continue
+        try:
+            mine = lock.taken(self._fd, LOCK_PATIENCE_S)
+        except OSError as err:
+            raise StoreError(f"cannot lock {path}: {err.strerror} (put paths.state_dir on a local disk)") from err
+        if not mine:
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise StoreError(f"another hpccarbon daemon (pid {holder}) already serves {directory}")
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
-
-    def _taken(self) -> bool:
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        except OSError as err:
-            raise StoreError(
-                f"cannot lock daemon.lock: {err.strerror} (paths.state_dir must be on a local disk)"
-            ) from err
-        return True
 
     def release(self) -> None:
         """Let the next daemon in."""

@@ -9,10 +9,8 @@ each shard under a temporary name, fsyncs, renames, and prints one line `BOOT HO
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -21,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 from hpccarbon import __version__
 from hpccarbon import config as configuration
 from hpccarbon.errors import HpcCarbonError
+from hpccarbon.node import lock
 from hpccarbon.node.store import Hour, MeterRow, Row, Store
 from hpccarbon.schema import SHARD, SHARD_VERSION, arrow_schema
 from hpccarbon.units import HOUR_S, NS_PER_US
@@ -182,18 +181,11 @@ def hold(state: Path, wait_s: float) -> int | None:
     A child outlives its daemon. If it hung and woke after a younger child had written, its rename would put an older
     version of the hour over a newer one that the store takes for sealed. Raises: OSError.
     """
-    lock = os.open(state / "seal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    deadline = time.monotonic() + wait_s
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(lock)
-                return None
-            time.sleep(0.05)
-        else:
-            return lock
+    descriptor = os.open(state / "seal.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    if lock.taken(descriptor, wait_s):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def become(user: str) -> None:
@@ -256,8 +248,7 @@ def main(argv: list[str]) -> int:
     os.umask(0o027)
     try:
         config, node = configuration.load(Path(argv[0]) if argv[0] else None), argv[1]
-        lock = hold(config.state_dir(node), EARLIER_WAIT_S)
-        if lock is None:
+        if hold(config.state_dir(node), EARLIER_WAIT_S) is None:
             print("seal: an earlier one still writes (is the shared file system away?); the rows stay", file=sys.stderr)
             return 1
         work = _read(config, node)  # after the lock: what is read now is newer than all that was written before
