@@ -96,6 +96,8 @@ JOBS: tuple[Column, ...] = (
     Column("nodelist", "text", True, "", "nodes in Slurm's hostlist notation"),
 )
 """A job record: one run of one job as Slurm's accounting knows it."""
+GPUS_IN_TRES = r"(?:^|,)gres/gpu=(?P<gpus>\d+)"
+"""GPUs in `alloc_tres` (`gres/gpu=4,gres/gpu:a100=4`): the untyped sum. For Python, DuckDB and Arrow alike."""
 
 PRODUCED_BY = "hpccarbon"
 """Key prefix of the file metadata: `hpccarbon.schema`, `.version`, `.cluster`, `.node`, `.boot_id`, ..."""

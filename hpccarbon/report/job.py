@@ -14,6 +14,7 @@ from hpccarbon.carbon.advice import Advice, Shift
 from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
+from hpccarbon.schema import GPUS_IN_TRES
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ BY = ("job_id", "run", "node", "user", "account", "partition", "hour")
 MIN_ADVICE_S = 60
 """Shorter jobs get no advice: starting up is not how they would use their cores."""
 MIN_WAITED = 0.01
+"""Of the grams: what a wait changed by less is not worth a line."""
 MAX_WAIT_H = 336
 """Who waited for longer than two weeks waited for something else."""
 MIN_SAVED_PERCENT = 10.0
@@ -265,9 +267,9 @@ def job_name(job_id: int, record: JobRecord | None) -> str:
 
 
 def _gpus_of(record: JobRecord) -> int | None:
-    """GPUs by AllocTRES (`gres/gpu=4,gres/gpu:a100=4`): the untyped sum, where it is there."""
-    found = re.search(r"(?:^|,)gres/gpu=(\d+)", record.alloc_tres or "")
-    return int(found[1]) if found else None
+    """GPUs by AllocTRES, where they are there."""
+    found = re.search(GPUS_IN_TRES, record.alloc_tres or "")
+    return int(found["gpus"]) if found else None
 
 
 def _elapsed_s(rows: Sequence[EnergyRow], records: Sequence[JobRecord], figures: Figures, running: bool) -> int | None:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 
-from hpccarbon import hostlist, schema
+from hpccarbon import hostlist
 from hpccarbon.site.jobs import read_cursor
-from hpccarbon.site.ledger import JobRecord, Ledger, Selection
+from hpccarbon.site.ledger import ENERGY, JobRecord, Ledger, Selection
 from hpccarbon.units import HOUR_S, UJ_PER_J
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CPU_TOLERANCE, CPU_SLACK_US = 0.02, 2_000_000
 ENERGY_TOLERANCE = 0.05
 SHORT_S = 2
 """A job this short may live between two looks at a node without hooks."""
-_ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
 
 WHY: Mapping[str, str] = {
     "unseen": "Slurm ran them, no node has a row of them: no daemon there, its shards are not merged yet, or the job"
@@ -259,7 +258,7 @@ def _ours(con: duckdb.DuckDBPyConnection, base: int) -> tuple[dict[int, _Ours], 
         " HAVING count(DISTINCT job_id) > 1) USING (node, hour_n)"
     )
     rows = con.execute(
-        f"SELECT job_id, sum(cpu_time_us), sum({_ENERGY}), list(DISTINCT node), sum(present_ms), sum(covered_ms),"  # noqa: S608
+        f"SELECT job_id, sum(cpu_time_us), sum({ENERGY}), list(DISTINCT node), sum(present_ms), sum(covered_ms),"  # noqa: S608
         f' max("user"), bool_or(job_id IN ({shared})) FROM selected'
         " WHERE holder = 'job' GROUP BY job_id"
     ).fetchall()

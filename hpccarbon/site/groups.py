@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hpccarbon.site.engine import quoted
-from hpccarbon.site.ledger import EnergyRow, Ledger, Selection
+from hpccarbon.site.ledger import ENERGY, EnergyRow, Ledger, Selection
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ _COLUMN: Mapping[str, str] = {
     "node": "node",
     "place": "place",
 }
-_ENERGY = "coalesce(cpu_uj, 0) + coalesce(dram_uj, 0) + coalesce(gpu_uj, 0) + coalesce(other_uj, 0)"
 
 
 class Factors(NamedTuple):
@@ -102,7 +101,7 @@ def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factor
             AND selected."partition" IS NOT DISTINCT FROM standing."partition")"""
     con.execute(f"""
         CREATE OR REPLACE TEMP VIEW weighed AS
-        SELECT *, ({_ENERGY}) AS energy_uj FROM {source} LEFT JOIN weights USING (hour_n, place)
+        SELECT *, ({ENERGY}) AS energy_uj FROM {source} LEFT JOIN weights USING (hour_n, place)
     """)  # noqa: S608 - column names are our own
 
 
@@ -199,6 +198,6 @@ def _group(
 
 def largest_jobs(ledger: Ledger, selection: Selection, many: int) -> list[int]:
     """The ids of the jobs that used most energy, largest first."""
-    sql = f"SELECT job_id FROM (SELECT job_id, {_ENERGY} AS uj FROM selected WHERE holder = 'job')"  # noqa: S608
+    sql = f"SELECT job_id FROM (SELECT job_id, {ENERGY} AS uj FROM selected WHERE holder = 'job')"  # noqa: S608
     sql += f" GROUP BY job_id ORDER BY sum(uj) DESC, job_id LIMIT {int(many)}"
     return ledger.ask(selection, lambda con, _: [row[0] for row in con.execute(sql).fetchall()]) or []

@@ -131,7 +131,8 @@ SELECT $cluster AS cluster, node, {", ".join(f'"{name}"' for name in schema.KEY_
     epoch_us(hour) // {_HOUR_US} AS hour_n, NULL::BIGINT AS bucket_us
 FROM $source
 """  # noqa: S608 - column names are our own
-_ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
+ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
+"""A row's energy in SQL: the sum of the components that are known."""
 _MEASURES = f"""
 {", ".join(f"sum({name})" for name in schema.ENERGY_COLUMNS)}, sum(idle_uj), sum(modelled_uj), sum(cpu_time_us),
 max(alloc_cores), max(alloc_gpus), sum(alloc_cores::HUGEINT * present_ms) * 1000, sum(present_ms), sum(covered_ms),
@@ -497,8 +498,8 @@ class Ledger:
             self._calendar(factors)
         grams = "NULL, 0"
         if factors is not None:
-            weighted = f"(({_ENERGY})::HUGEINT * scaled)"
-            grams = f"sum({weighted}), count(*) FILTER (scaled IS NULL AND ({_ENERGY}) > 0)"
+            weighted = f"(({ENERGY})::HUGEINT * scaled)"
+            grams = f"sum({weighted}), count(*) FILTER (scaled IS NULL AND ({ENERGY}) > 0)"
         order = ", ".join(f"k{place} NULLS LAST" for place in range(len(by)))
         # Pairs cost the engine half as much again as names, and one cluster is the common case.
         measures = _MEASURES if len(self.clusters()) == 1 else _MEASURES.replace("node", "(cluster, node)")

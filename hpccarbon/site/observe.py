@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from hpccarbon import schema
 from hpccarbon.config import Config
 from hpccarbon.errors import ShardError
 from hpccarbon.site import extracts
-from hpccarbon.site.engine import durable
+from hpccarbon.site.engine import durable, quoted
 from hpccarbon.site.habits import VERSION, Habits, Partitions, Past, Typical, partitions
-from hpccarbon.site.jobs import job_files
-from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.site.ledger import ENERGY, Ledger, Selection
 from hpccarbon.site.lock import exclusive
 
 if TYPE_CHECKING:
@@ -33,12 +33,12 @@ _REST_FACTOR = 20
 """How many times as long as it took to write them the habits are left alone: at most a twentieth of the work."""
 
 # One run each: what a requeued job used in its earlier runs is no habit. Jobs that failed early are none either.
-_PAST = """
+_PAST = f"""
 CREATE OR REPLACE TEMP TABLE past AS
 WITH ended AS (
     SELECT job_id, any_value(uid) AS uid, any_value(name) AS name, any_value("partition") AS "partition",
         any_value("end") AS ended, any_value(elapsed_s) AS elapsed_s, any_value(alloc_cores) AS cores,
-        any_value(coalesce(regexp_extract(alloc_tres, '(?:^|,)gres/gpu=(\\d+)', 1), '')) AS gpus
+        any_value(coalesce(regexp_extract(alloc_tres, {quoted(schema.GPUS_IN_TRES)}, 1), '')) AS gpus
     FROM read_parquet($files, hive_partitioning = false)
     WHERE "end" IS NOT NULL AND submit >= to_timestamp($since)
     GROUP BY job_id HAVING count(*) = 1 AND any_value(state) IN ('COMPLETED', 'TIMEOUT')
@@ -46,8 +46,7 @@ WITH ended AS (
     SELECT * FROM ended WHERE uid IS NOT NULL AND name IS NOT NULL AND elapsed_s >= 1 AND cores >= 1
     QUALIFY row_number() OVER (PARTITION BY uid, name ORDER BY ended DESC, job_id DESC) <= $jobs
 ), used AS (
-    SELECT job_id,
-        sum(coalesce(cpu_uj, 0) + coalesce(dram_uj, 0) + coalesce(gpu_uj, 0) + coalesce(other_uj, 0)) AS energy_uj
+    SELECT job_id, sum({ENERGY}) AS energy_uj
     FROM selected SEMI JOIN last USING (job_id) GROUP BY job_id
     HAVING sum(covered_ms) >= 0.9 * sum(present_ms)
 )
@@ -55,7 +54,7 @@ SELECT uid, name, "partition", epoch(ended)::BIGINT AS ended_s, elapsed_s, cores
     coalesce(try_cast(gpus AS INTEGER), 0) AS gpus, energy_uj::BIGINT AS energy_uj
 FROM (SELECT *, max(ended) OVER (PARTITION BY uid, name) AS newest FROM last JOIN used USING (job_id))
 WHERE energy_uj > 0 QUALIFY dense_rank() OVER (PARTITION BY uid ORDER BY newest DESC, name) <= $names
-"""
+"""  # noqa: S608 - column names are our own
 _USERS = """
 SELECT uid, name, "partition", ended_s, elapsed_s, cores, gpus, energy_uj FROM past ORDER BY uid, ended_s DESC, name
 """
@@ -82,7 +81,7 @@ def update(config: Config, ledger: Ledger, now: datetime) -> int:
     made = partitions(config)
     if made is not None and 0 <= now.timestamp() - made.made_s < _REST_FACTOR * made.took_s:
         return 0
-    files = job_files(Path(config.paths.shared_dir), config.cluster)
+    files = ledger.job_files()
     if not files:
         return 0
     fewest_users = FEWEST // 3 if config.privacy == "own" else 1

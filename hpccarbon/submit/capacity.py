@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from hpccarbon.schema import GPUS_IN_TRES
 from hpccarbon.submit.columns import numbers
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def needs_of(jobs: pa.Table) -> Integers:
     import pyarrow.compute as pc
 
     nodes = np.maximum(np.nan_to_num(numbers(jobs["alloc_nodes"]), nan=1.0), 1.0)
-    matched = pc.extract_regex(jobs["alloc_tres"], r"(?:^|,)gres/gpu=(?P<gpus>[0-9]+)")
+    matched = pc.extract_regex(jobs["alloc_tres"], GPUS_IN_TRES)
     gpus = np.nan_to_num(numbers(pc.struct_field(matched, "gpus").cast(pa.float64())))
     shares = []
     for amount in (numbers(jobs["alloc_cores"]) / nodes, gpus / nodes):
