@@ -116,6 +116,9 @@ class EmissionsData:
         return f"<table>{body}</table>"
 
 
+SUMS = ("emissions", "cpu_energy", "gpu_energy", "ram_energy", "energy_consumed", "water_consumed",
+        "other_energy", "energy_joules", "static_joules", "cpu_seconds")  # fmt: skip
+"""Columns that add up, over time and over nodes."""
 COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(EmissionsData))
 CODECARBON_COLUMNS: tuple[str, ...] = COLUMNS[: COLUMNS.index("hpccarbon_version")]
 
@@ -156,6 +159,12 @@ def slurm() -> dict[str, str]:
         "array_task": array,
         "rank": get("SLURM_PROCID", "") if get("SLURM_STEP_ID") else "",
     }
+
+
+def slurm_number(name: str) -> int | None:
+    """A positive number that Slurm puts into the environment; None where it is not there."""
+    text = os.environ.get(name, "")
+    return int(text) if text.isdigit() and int(text) > 0 else None
 
 
 def _lines(path: str) -> list[str]:

@@ -443,13 +443,9 @@ def _method(metered: bool, modelled_percent: float) -> str:
     return {0.0: "measured", 100.0: "modelled"}.get(modelled_percent, "mixed")
 
 
-_DELTA = ("duration", "emissions", "cpu_energy", "gpu_energy", "ram_energy", "energy_consumed", "water_consumed",
-          "other_energy", "energy_joules", "static_joules", "cpu_seconds")  # fmt: skip
-
-
 def _delta(total: EmissionsData, before: EmissionsData) -> EmissionsData:
     values = total.values
-    values.update({name: values[name] - getattr(before, name) for name in _DELTA})
+    values.update({name: values[name] - getattr(before, name) for name in ("duration", *data.SUMS)})
     return EmissionsData(**values)
 
 

@@ -7,45 +7,27 @@ checkpoints there too. So nothing listens, nothing connects, and a node that die
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hpccarbon.tracker.data import CODECARBON_COLUMNS, COLUMNS, EmissionsData
+from hpccarbon.tracker.data import CODECARBON_COLUMNS, COLUMNS, SUMS, EmissionsData, slurm_number
 from hpccarbon.tracker.rows import RowFile
 
 log = logging.getLogger("hpccarbon")
 _SAME = ("job_id", "step_id", "array_task", "section", "project_name")
 """What the rows of one section on all nodes of a step have in common."""
-_ADDED = (
-    "emissions",
-    "emissions_rate",
-    "cpu_power",
-    "gpu_power",
-    "ram_power",
-    "cpu_energy",
-    "gpu_energy",
-    "ram_energy",
-    "energy_consumed",
-    "water_consumed",
-    "cpu_count",
-    "gpu_count",
-    "cpu_seconds",
-    "other_energy",
-    "static_joules",
-    "energy_joules",
-)
+_ADDED = (*SUMS, "emissions_rate", "cpu_power", "gpu_power", "ram_power")
+_COUNTED = ("cpu_count", "gpu_count")
+_READ = (*_ADDED, *_COUNTED, "duration", "coverage_percent", "modelled_percent")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
-_TYPES = {field.name: field.type for field in fields(EmissionsData)}
 
 
 def nodes_of_step() -> int:
     """On how many nodes this step runs (srun(1), SLURM_STEP_NUM_NODES); 1 outside of one."""
-    text = os.environ.get("SLURM_STEP_NUM_NODES", "")
-    return int(text) if text.isdigit() and int(text) > 0 else 1
+    return slurm_number("SLURM_STEP_NUM_NODES") or 1
 
 
 def sum_of_nodes(path: Path, mine: EmissionsData, nodes: int, timeout_s: float) -> EmissionsData:
@@ -85,28 +67,28 @@ def _latest(rows: Iterable[Mapping[str, str]]) -> dict[str, Mapping[str, str]]:
 
 
 def _data(row: Mapping[str, str]) -> EmissionsData:
-    values: dict[str, Any] = {}
-    for name in (*_ADDED, "duration", "coverage_percent", "modelled_percent", "node", "method"):
-        text = row.get(name) or ""
-        values[name] = text if "str" in str(_TYPES[name]) else float(text or 0)
-    return EmissionsData(**values)
+    numbers: dict[str, Any] = {name: float(row.get(name) or 0) for name in _READ}
+    return EmissionsData(**numbers, node=row["node"], method=row.get("method") or "")
 
 
 def _sum(mine: EmissionsData, parts: Sequence[EmissionsData]) -> EmissionsData:
     if not parts:
         return mine
-    total = EmissionsData(**mine.values)
-    for name in _ADDED:
-        added = sum(getattr(part, name) for part in parts)
-        setattr(total, name, int(added) if name.endswith("_count") else added)
-    total.duration = max(part.duration for part in parts)
-    spans = sum(part.duration for part in parts) or 1.0
-    total.coverage_percent = sum(part.coverage_percent * part.duration for part in parts) / spans
-    if total.energy_joules:
-        modelled = sum(part.modelled_percent * part.energy_joules for part in parts)
-        total.modelled_percent = modelled / total.energy_joules
+
+    def added(name: str) -> float:
+        return float(sum(getattr(part, name) for part in parts))
+
+    spans, energy_j = added("duration") or 1.0, added("energy_joules")
+    modelled_j = sum(part.modelled_percent * part.energy_joules for part in parts)
     methods = {part.method for part in parts}
-    total.method = methods.pop() if len(methods) == 1 else "mixed"
-    total.node = ",".join(part.node for part in parts)
-    total.rank = ""
-    return total
+    sums: dict[str, Any] = {name: added(name) for name in _ADDED} | {name: int(added(name)) for name in _COUNTED}
+    return replace(
+        mine,
+        **sums,
+        duration=max(part.duration for part in parts),
+        coverage_percent=sum(part.coverage_percent * part.duration for part in parts) / spans,
+        modelled_percent=modelled_j / energy_j if energy_j else mine.modelled_percent,
+        method=methods.pop() if len(methods) == 1 else "mixed",
+        node=",".join(part.node for part in parts),
+        rank="",
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
@@ -13,6 +12,7 @@ import msgspec
 from hpccarbon import config as configuration
 from hpccarbon.errors import ConfigError
 from hpccarbon.node import control
+from hpccarbon.tracker.data import slurm_number
 from hpccarbon.tracker.tree import ProcessTree
 
 if TYPE_CHECKING:
@@ -166,7 +166,6 @@ def site_config() -> Config:
         raise
 
 
-def _slurm_cores(environment: Mapping[str, str] | None = None) -> int | None:
+def _slurm_cores() -> int | None:
     """Cores that the job holds on this node: SLURM_CPUS_ON_NODE (sbatch(1), OUTPUT ENVIRONMENT VARIABLES)."""
-    text = (os.environ if environment is None else environment).get("SLURM_CPUS_ON_NODE", "")
-    return int(text) if text.isdigit() and int(text) > 0 else None
+    return slurm_number("SLURM_CPUS_ON_NODE")
