@@ -7,7 +7,7 @@ margin); where a marginal series is stored, its answer stands beside.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -74,15 +74,15 @@ def other_times(
     energy_uj: Mapping[datetime, int],
     series_dir: Path | None,
     *,
-    first_h: int = -84,
-    last_h: int = 84,
+    shifts: Sequence[int] = range(-84, 85),
     as_of: datetime | None = None,
 ) -> Advice:
     """The job's energy moved whole by each number of hours of a week around it.
 
     Args:
         energy_uj: UTC hour -> metered energy of the job.
-        first_h, last_h: shifts to try. A shift of which an hour is known by a mean only is left out.
+        shifts: hours to try, in order, the week around it by itself. One of which an hour is known by a mean only is
+            left out.
     """
     factors = Factors(carbon, series_dir, as_of)
     used = {hour_of(hour): energy for hour, energy in energy_uj.items() if energy}
@@ -91,18 +91,17 @@ def other_times(
         return Advice(co2e_g=grams, times=[], zones=[], notes=factors.describe(used).notes)
     if any((factor := factors.at(hour)) is None or factor.rung not in HOURLY for hour in used):
         return Advice(co2e_g=grams, times=[], zones=[], notes=[NO_SERIES])
-    factors.mapping(hour + timedelta(hours=shift) for hour in used for shift in (first_h, last_h))
+    factors.mapping(hour + timedelta(hours=shift) for hour in used for shift in (shifts[0], shifts[-1]))
     marginal = marginal_hours(carbon, series_dir, as_of)
     start = min(used)
-    shifts = []
-    for shift in range(first_h, last_h + 1):
+    found: list[Shift] = []
+    for shift in shifts:
         moved = {hour + timedelta(hours=shift): energy for hour, energy in used.items()}
-        found = [factors.at(hour) for hour in moved]
-        if any(factor is None or factor.rung not in HOURLY for factor in found):
+        if not all((factor := factors.at(hour)) is not None and factor.rung in HOURLY for hour in moved):
             continue
         cost = factors.grams(moved)
         if cost is not None:
-            shifts.append(
+            found.append(
                 Shift(
                     shift_h=shift,
                     start=start + timedelta(hours=shift),
@@ -111,8 +110,8 @@ def other_times(
                     marginal_g=_marginal_grams(marginal, moved, factors),
                 )
             )
-    shifts.sort(key=lambda one: (one.co2e_g, abs(one.shift_h)))
-    return Advice(co2e_g=grams, times=shifts, zones=[], notes=[SIGNAL_NOTE])
+    found.sort(key=lambda one: (one.co2e_g, abs(one.shift_h)))
+    return Advice(co2e_g=grams, times=found, zones=[], notes=[SIGNAL_NOTE])
 
 
 def other_zones(

@@ -56,7 +56,13 @@ class Foreseen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def foreseen(
-    carbon: Carbon, series_dir: Path | None, begin: datetime, end: datetime, *, as_of: datetime | None = None
+    carbon: Carbon,
+    series_dir: Path | None,
+    begin: datetime,
+    end: datetime,
+    *,
+    as_of: datetime | None = None,
+    factors: Factors | None = None,
 ) -> list[Foreseen]:
     """The hours from the one `begin` lies in to `end`, in order; an hour of which nothing is known is left out.
 
@@ -64,11 +70,12 @@ def foreseen(
         series_dir: `config.shared("intensity")`.
         begin, end: aware. Guesses are made from what was before `begin`.
         as_of: what was fetched later is not seen, see `Intensity`.
+        factors: those of all this, where the caller has them: the series is then read once.
 
     Raises: CarbonError, if the zone is not known.
     """
     first = hour_of(begin)
-    factors = Factors(carbon, series_dir, as_of)
+    factors = factors or Factors(carbon, series_dir, as_of)
     hours = [first + number * HOUR for number in range(-24 * (DAYS + 1), -(-(end - first) // HOUR))]
     factors.mapping(hours)
     known = {hour: one for hour in hours if (one := _known(factors.at(hour))) is not None}

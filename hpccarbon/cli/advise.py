@@ -19,7 +19,7 @@ from hpccarbon.cli.common import (
     reader_zone,
     warn,
 )
-from hpccarbon.cli.output import emit, screen_of, working
+from hpccarbon.cli.output import emit, kind_of, screen_of, working
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -87,7 +87,7 @@ def command(
         raise click.UsageError("--month is a period of its own; leave out --since and --until")
     if max_delay > MAX_DELAY_H * 3600:
         raise click.UsageError(f"--max-delay of more than {MAX_DELAY_H} h is no delay any more")
-    form: Kind = kind or _kind_of(output)
+    form: Kind = kind or kind_of(output, KINDS, "text")
     if form == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
     config = configuration.load(config_path)
@@ -128,8 +128,3 @@ def _rooms(config: Config, cluster: str | None, begin: datetime, end: datetime) 
         sql = 'SELECT DISTINCT node, "partition" FROM selected'
         selection = Selection(holders=("job",), since=begin, until=end)
         return rooms_of(ledger.ask(selection, lambda con, hours: con.execute(sql).fetchall()) or [])
-
-
-def _kind_of(output: Path | None) -> Kind:
-    ending = output.suffix.lower().lstrip(".") if output else ""
-    return next((known for known in KINDS if known == ending), "text")

@@ -6,15 +6,16 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from datetime import tzinfo
 
     from hpccarbon.report.render.text import Screen
 
+Kind = TypeVar("Kind", bound=str)
 MAX_WIDTH = 120
 """Wider lines are hard to read."""
 PATIENCE_S = 2.0
@@ -37,6 +38,12 @@ def write_whole(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
     except OSError as err:
         raise HpcCarbonError(f"cannot write {path}: {err.strerror or err}") from err
+
+
+def kind_of(output: Path | None, kinds: Sequence[Kind], otherwise: Kind) -> Kind:
+    """The format that a file's ending names."""
+    ending = output.suffix.lower().lstrip(".") if output else ""
+    return next((known for known in kinds if known == ending), otherwise)
 
 
 def emit(content: str | bytes, output: Path | None) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 import click
 
 from hpccarbon.cli.common import config_option, demo_option, listed, my_name, parse_month, parse_time, reader_zone, warn
-from hpccarbon.cli.output import emit, screen_of
+from hpccarbon.cli.output import emit, kind_of, screen_of
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.advice import Advice
@@ -115,7 +115,7 @@ def command(
     from hpccarbon.site.access import ledger_of
 
     config = configuration.load(config_path)
-    format_ = format_ or _format_of(output)
+    format_ = format_ or kind_of(output, FORMATS, "text")
     if format_ == "parquet" and output is None and sys.stdout.isatty():
         raise click.UsageError("Parquet is no text: name a file with -o FILE, or pipe it somewhere")
     zone, now = reader_zone(config), datetime.now(timezone.utc)
@@ -217,11 +217,6 @@ def _usable(parse: Callable[[Word], Parsed], given: Word) -> Parsed:
         return parse(given)
     except HpcCarbonError as err:
         raise click.UsageError(str(err)) from err
-
-
-def _format_of(output: Path | None) -> Format:
-    ending = output.suffix.lower().lstrip(".") if output else ""
-    return next((known for known in FORMATS if known == ending), "text")
 
 
 # ---- jobs -----------------------------------------------------------------------------------------------------------
@@ -348,8 +343,7 @@ def _hints(
             applied.config.carbon,
             energy_by_hour(applied.located),
             applied.config.shared("intensity"),
-            first_h=-waited_h,
-            last_h=24,
+            shifts=sorted({-waited_h, *range(25)}),
             as_of=applied.as_of,
         ).times
         later = next((shift for shift in shifts if shift.shift_h >= 0), None)
@@ -455,8 +449,6 @@ def usage_report(
     asked: Asked | None = None,
 ) -> UsageReport:
     """A table of energy. Job names are looked up for the first `top` lines (0: all)."""
-    from datetime import datetime, timezone
-
     import msgspec
 
     from hpccarbon.report import usage as build
@@ -482,7 +474,7 @@ def usage_report(
         records = ledger.jobs(job_ids=[int(job_id) for job_id in shown if job_id])
         lines = build.named(by, lines, records)
     said = applied.statement(total.figures, asked.per)
-    if said is not None and filters == type(filters)():
+    if said is not None and filters == build.Filters():
         now = datetime.now(timezone.utc)
         said = msgspec.structs.replace(said, embodied_unused_g=applied.unused_g(ledger, since, min(until or now, now)))
     return build.UsageReport(

@@ -10,6 +10,7 @@ import msgspec
 
 from hpccarbon.carbon import foresight
 from hpccarbon.carbon.footprint import NO_ZONE, Factor, Factors
+from hpccarbon.carbon.foresight import HOUR
 from hpccarbon.carbon.places import Places
 from hpccarbon.config import Carbon, Config
 from hpccarbon.site import habits
@@ -20,7 +21,6 @@ from hpccarbon.submit.request import Request
 from hpccarbon.units import UJ_PER_KWH
 
 Means = msgspec.Meta
-HOUR = timedelta(hours=1)
 FEWEST_PERCENT = 0.5
 """Less than this is no reason to wait."""
 
@@ -78,7 +78,7 @@ def make(config: Config, wanted: Request, wish: Wish, uid: int, now: datetime) -
             notes.append(f"--green: submitted as it is: {why}")
         else:
             earliest, latest = window
-            hours = foresight.foreseen(carbon, series_dir, earliest, latest + length)
+            hours = foresight.foreseen(carbon, series_dir, earliest, latest + length, factors=factors)
             coming = [Coming(hour.start.astimezone(now.tzinfo), hour.g_per_kwh) for hour in hours]
             choice = choose(hours, earliest, latest, length)
             if choice is None:

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from hpccarbon.submit.estimate import Estimate, Span
     from hpccarbon.submit.plan import Plan
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _LABEL = "  g/kWh "
 _SURE = {"forecast": "the forecast", "recent_days": "the last two weeks"}
 
@@ -84,7 +83,7 @@ def _chart(plan: Plan, choice: Choice, width: int) -> list[str]:
     bins = [values[at : at + size] for at in range(0, len(values), size)]
     heights = [sum(one) / len(one) for one in bins]
     reach = (most - least) or 1.0
-    blocks = "".join(_BLOCKS[min(7, int((height - least) / reach * 8))] for height in heights)
+    blocks = "".join(words.block((height - least) / reach) for height in heights)
     first = coming[0].start
     begin = (choice.best.start - first) / timedelta(hours=size)
     end = begin + (plan.length_s or 0.0) / 3600 / size

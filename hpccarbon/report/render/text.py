@@ -24,7 +24,6 @@ MIN_NAME = 6
 MAX_NODES = 8
 MAX_JOBS = 40
 MAX_RUNGS = 3
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _ASCII = str.maketrans({"▁": "_", "▂": "_", "▃": ".", "▄": "-", "▅": "-", "▆": "=", "▇": "=", "█": "#", "×": "x"})
 _BAD_STATES = frozenset(
     ("FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE", "PREEMPTED")
@@ -387,9 +386,7 @@ def sparkline(points: Sequence[PowerPoint], step_s: int, width: int) -> str:
     peak = max(means.values())
     if peak <= 0:
         return ""
-    return "".join(
-        _BLOCKS[min(7, int(means[place] / peak * 8))] if place in means else " " for place in range(max(means) + 1)
-    )
+    return "".join(words.block(means[place] / peak) if place in means else " " for place in range(max(means) + 1))
 
 
 def _power_lines(report: JobReport, screen: Screen) -> list[str]:

@@ -7,6 +7,7 @@ from datetime import datetime, tzinfo
 
 from hpccarbon.units import UJ_PER_J, UJ_PER_KWH, UJ_PER_WH
 
+_BLOCKS = "▁▂▃▄▅▆▇█"
 UNKNOWN = "not known"
 NOT_METERED = "not metered"
 _ENERGY = (
@@ -87,6 +88,11 @@ def duration(seconds: float | None) -> str:
         return f"{hours} h {rest_min} min" if rest_min else f"{hours} h"
     days, rest_h = divmod(hours, 24)
     return f"{days} d {rest_h} h" if rest_h else f"{days} d"
+
+
+def block(part: float) -> str:
+    """One of eight heights, for a part from 0 to 1."""
+    return _BLOCKS[min(7, int(part * 8))]
 
 
 def core_hours(used: float, held: float) -> str:
