@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from hpccarbon.config import Config
     from hpccarbon.site.executor import Crew
+    from hpccarbon.site.ledger import Ledger
 
 EXTRACTS_EVERY_S = 3600
 """How often --watch writes users' extracts: each time reads the whole running month."""
@@ -140,7 +141,7 @@ def _once(
     from datetime import datetime, timezone
 
     from hpccarbon.errors import HpcCarbonError
-    from hpccarbon.site import extracts, jobs
+    from hpccarbon.site import extracts, habits, jobs
     from hpccarbon.site.aggregate import aggregate
 
     if config.privacy == "own":
@@ -176,7 +177,7 @@ def _once(
         click.echo(f"aggregated {merged}{packed}{told}; {time.monotonic() - start:.1f} s")
     if config.privacy == "own":
         extracts.update(config, datetime.now(timezone.utc), EXTRACTS_EVERY_S if only_news else 0)
-    if outcome.hours or records or not only_news:
+    if outcome.hours or records or (not only_news and habits.partitions(config) is None):
         well = _habits(config) and well
     if accounting and config.slurm.admin_comment:
         well = _annotate(config, quiet=quiet) and well
@@ -184,39 +185,40 @@ def _once(
 
 
 def _habits(config: Config) -> bool:
-    """Note what users' last jobs used, for those to come; False (and said), where that fails: nothing else waits."""
+    """Note what users' last jobs used, for those to come."""
     from datetime import datetime, timezone
 
-    from hpccarbon.cli.shared import open_ledger
-    from hpccarbon.errors import HpcCarbonError
     from hpccarbon.site import observe
 
-    try:
-        with open_ledger(config) as ledger:
-            observe.update(config, ledger, datetime.now(timezone.utc))
-    except HpcCarbonError as err:
-        click.echo(f"error: habits: {_inert(str(err))}", err=True)
-        return False
-    return True
+    return _tried(config, "habits", lambda ledger: observe.update(config, ledger, datetime.now(timezone.utc)))
 
 
 def _annotate(config: Config, *, quiet: bool) -> bool:
-    """Comment the jobs that ended lately; False (and said) where Slurm refuses: the next pass tries again."""
+    """Comment the jobs that ended lately; where Slurm refuses the next pass tries again."""
     from datetime import datetime, timedelta, timezone
 
     from hpccarbon.cli.annotate import COMMENTED, annotate, told
+
+    def comment(ledger: Ledger) -> None:
+        now = datetime.now(timezone.utc)
+        outcome = annotate(config, ledger, now - timedelta(hours=COMMENTED), now)
+        if not quiet and outcome.written:
+            click.echo(told(outcome))
+
+    return _tried(config, "admin comments", comment)
+
+
+def _tried(config: Config, what: str, work: Callable[[Ledger], object]) -> bool:
+    """Do something with the ledger that nothing else waits for; False (and said) where it fails."""
     from hpccarbon.cli.shared import open_ledger
     from hpccarbon.errors import HpcCarbonError
 
-    now = datetime.now(timezone.utc)
     try:
         with open_ledger(config) as ledger:
-            outcome = annotate(config, ledger, now - timedelta(hours=COMMENTED), now)
+            work(ledger)
     except HpcCarbonError as err:
-        click.echo(f"error: admin comments: {_inert(str(err))}", err=True)
+        click.echo(f"error: {what}: {_inert(str(err))}", err=True)
         return False
-    if not quiet and outcome.written:
-        click.echo(told(outcome))
     return True
 
 
