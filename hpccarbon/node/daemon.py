@@ -390,6 +390,7 @@ class Daemon:
         idle, assumed = self.sampler.idle_uw, self.sampler.assumed_uw
         about: Mapping[str, object] = {
             "cpus": self.sampler.node.cpus,
+            "cpu_time": self.sampler.roster.source,
             "meters": [
                 {
                     "meter": channel.key,

@@ -101,9 +101,18 @@ def _jobs(root: SysRoot, node: str) -> list[Check]:
                 "ProctrackType=proctrack/cgroup in slurm.conf",
             )
         ]
-    jobs = cgroup.job_directories(root, layout)
-    checks = [Check("jobs", "cgroup", "ok", f"v{layout.version}, {layout.scope}: {len(jobs)} job(s) now")]
-    return checks
+    found = f"v{layout.version}, {layout.scope}: {len(cgroup.job_directories(root, layout))} job(s) now"
+    if not layout.by_processes:
+        return [Check("jobs", "cgroup", "ok", found)]
+    return [
+        Check(
+            "jobs",
+            "cgroup",
+            "note",
+            f"{found}; no group counts CPU time, so it is added up from the jobs' processes",
+            "set JobAcctGatherType=jobacct_gather/cgroup in slurm.conf: the last second of a step is the system's else",
+        )
+    ]
 
 
 def _daemon(config: Config, node: str) -> list[Check]:

@@ -382,7 +382,7 @@ class Sampler:
 
     def _new_division(self, jobs: Sequence[Job]) -> Division:
         idle = [self._idle.of(key) for key in self._keys]
-        holdings = [job.holding for job in jobs]
+        holdings = [job.held for job in jobs]
         return Division(self.node, self._channels, idle, holdings, self.roster.unit_ns, self._owed_uj)
 
     def _sync(self) -> None:

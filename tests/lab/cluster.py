@@ -177,12 +177,15 @@ class Lab:
 
     # Up
 
-    def up(self, *, gpus: bool | None = None, prefix: str | None = None) -> bool:
+    def up(
+        self, *, gpus: bool | None = None, prefix: str | None = None, slurm: Mapping[str, str] | None = None
+    ) -> bool:
         """Bring the lab up; whatever of it runs already stays as it is.
 
         Args:
             gpus: the second node gets four GPUs. None: as it is, for a new lab none.
             prefix: of the nodes' names. None: as it is, for a new lab `n`.
+            slurm: keys of slurm.conf that a new lab has otherwise.
 
         Returns: True where anything had to be started.
         Raises: LabError with the thing, the reason and the end of its log.
@@ -193,6 +196,9 @@ class Lab:
                 if gpus not in (None, self.gpus) or prefix not in (None, self._state()["prefix"]):
                     raise LabError(f"the lab in {self.dir} is up with other options; take it down first")
                 return False
+            if slurm is not None:
+                self.dir.mkdir(parents=True, exist_ok=True)
+                self._save(slurm=dict(slurm))
             self._layout(gpus, prefix)
             self._start_all()
             return True
@@ -318,7 +324,13 @@ class Lab:
         files: dict[str, tuple[str, int]] = {
             "slurm.conf": (
                 configs.slurm_conf(
-                    self.dir, socket.gethostname(), self.names, state["ports"], cluster=self.cluster, gpu_node=gpu_node
+                    self.dir,
+                    socket.gethostname(),
+                    self.names,
+                    state["ports"],
+                    cluster=self.cluster,
+                    gpu_node=gpu_node,
+                    other=state.get("slurm"),
                 ),
                 0o644,
             ),

@@ -11,9 +11,13 @@ GPUS = 4
 
 
 def slurm_conf(
-    lab: Path, host: str, nodes: Sequence[str], ports: Mapping[str, int], *, cluster: str, gpu_node: str = ""
-) -> str:
-    """slurm.conf of the lab; what a site needs of it is explained in slurm_scripts/slurm.conf.example."""
+    lab: Path, host: str, nodes: Sequence[str], ports: Mapping[str, int], *, cluster: str, gpu_node: str = "",
+    other: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """slurm.conf of the lab; what a site needs of it is explained in slurm_scripts/slurm.conf.example.
+
+    `other` replaces keys, for sites that are set up otherwise.
+    """
     lines = [
         f"ClusterName={cluster}",
         f"SlurmctldHost={host}(127.0.0.1)",
@@ -65,6 +69,7 @@ def slurm_conf(
         "MessageTimeout=30",
         "BatchStartTimeout=60",
     ]
+    lines = [f"{key}={(other or {}).get(key, value)}" for key, value in (line.split("=", 1) for line in lines)]
     if gpu_node:
         lines += ["GresTypes=gpu", "AccountingStorageTRES=gres/gpu"]
     for index, node in enumerate(nodes):

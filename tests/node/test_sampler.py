@@ -35,6 +35,10 @@ def job_uj(pending: Pending, job: int) -> int:
     return sum(share.energy_uj for (_b, holder), share in pending.shares.items() if holder[0] == job)
 
 
+def idle_uj(sampler: Sampler, job: int) -> int:
+    return sum(share.idle_uj for (_b, holder), share in sampler.pending.shares.items() if holder[0] == job)
+
+
 def job_cpu_ns(pending: Pending, job: int) -> int:
     return sum(share.cpu_time_ns for (_b, holder), share in pending.shares.items() if holder[0] == job)
 
@@ -102,6 +106,31 @@ def test_a_vanished_job_gets_what_its_scope_kept(tmp_path: Path) -> None:
     sampler.settle()
     assert job_cpu_ns(sampler.pending, 1) == 2 * NS_PER_S
     assert job_cpu_ns(sampler.pending, 2) == 3 * NS_PER_S
+
+
+def test_a_suspended_job_pays_for_no_core(tmp_path: Path) -> None:
+    """Slurm gives its cores to others: that static energy is nobody's, ten seconds later at most."""
+    node = Node(tmp_path, dram=False)
+    sampler = node.sampler()
+    node.start(7, cores=2)
+    node.start(8, cores=2)
+    tick(sampler, node)
+    static_of: list[int] = []
+    for state, load in (("THAWED", {7: 1.0, 8: 0.5}), ("FROZEN", {8: 0.5}), ("THAWED", {7: 1.0, 8: 0.5})):
+        node.freeze(7, state)
+        for seconds in (12, 20):  # the first may pass before it is asked
+            before = idle_uj(sampler, 7)
+            for _ in range(seconds):
+                node.run(NS_PER_S, load)
+                tick(sampler, node)
+            sampler.settle()
+        static_of.append(idle_uj(sampler, 7) - before)
+    running = 40_000_000 * 20 * 2 // 8
+    assert static_of == [pytest.approx(running, abs=5), 0, pytest.approx(running, abs=5)]
+    assert job_cpu_ns(sampler.pending, 7) == 64 * NS_PER_S
+    shares, counted = totals(sampler.pending)
+    assert shares == counted, "conservation, whoever holds what"
+    assert sampler.pending.alloc[7, next(run for job, run in sampler.pending.alloc if job == 7)] == (2, 0)
 
 
 def test_a_requeued_job_is_a_new_run(tmp_path: Path) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -16,6 +19,7 @@ from hpccarbon.errors import MeterMissing
 from hpccarbon.node.sysroot import SysRoot, parse_cpu_list
 from hpccarbon.node.usage import cgroup
 from hpccarbon.node.usage.jobs import JobFiles, facts, parse_variables
+from hpccarbon.node.usage.processes import ProcessTime, parse_stat
 from hpccarbon.node.usage.watch import Watch
 
 CPU_STAT = "usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n"
@@ -37,6 +41,12 @@ LAYOUTS = {
     "v2, 25.11 renamed slice": (f"{V2}/slurm.slice/n1_slurmstepd.scope", "job_42", "cpu.stat", 2),
     "v2, in a container": (f"{V2}/docker-1.scope/system.slice/slurmstepd.scope", "job_42", "cpu.stat", 2),
     "v2, 26.05 SLUID": (f"{V2}/system.slice/slurmstepd.scope", "s0123456789ABC", "cpu.stat", 2),
+    "v2, 24.11 slice below a prefix": (
+        f"{V2}/kubepods.slice/pod1/slurm.slice/n1_slurmstepd.scope",
+        "job_42",
+        "cpu.stat",
+        2,
+    ),
     "hybrid": (f"{V2}/unified/system.slice/n1_slurmstepd.scope", "job_42", "cpu.stat", 2),
 }
 
@@ -67,6 +77,98 @@ def test_a_node_of_its_own_name_wins_over_a_scope_without(tmp_path: Path) -> Non
     layout = cgroup.find_layout(SysRoot(tmp_path), "n1")
     assert layout is not None and layout.scope.endswith("/slurm_n1")
     assert cgroup.find_layout(SysRoot(tmp_path / "empty"), "n1") is None
+
+
+UNCOUNTED = "sys/fs/cgroup/freezer/slurm_n1"
+
+
+def test_where_no_group_counts_the_processes_are_added_up(tmp_path: Path) -> None:
+    """jobacct_gather/linux: a freezer group and nothing that counts. One that counts goes first, whenever it comes."""
+    put(tmp_path, f"{UNCOUNTED}/cgroup.procs", "")
+    root = SysRoot(tmp_path)
+    layout = cgroup.find_layout(root, "n1")
+    assert layout is not None and layout.by_processes and layout.source == "processes of freezer groups"
+    put(tmp_path, "sys/fs/cgroup/cpuacct/slurm_n1/cpuacct.usage")
+    layout = cgroup.find_layout(root, "n1")
+    assert layout is not None and not layout.by_processes and layout.source == "cgroup v1"
+
+
+@pytest.fixture
+def uncounted(tmp_path: Path) -> tuple[SysRoot, Path]:
+    """A job's group without a counter, holding real processes of this machine: (root, the step's cgroup.procs)."""
+    (tmp_path / "proc").symlink_to("/proc")
+    procs = tmp_path / UNCOUNTED / "uid_0/job_7/step_0/cgroup.procs"
+    put(tmp_path, str(procs.relative_to(tmp_path)), "")
+    return SysRoot(tmp_path), procs
+
+
+BURN = "import time\nwhile time.process_time() < {}: pass\n"
+
+
+def test_a_process_that_ended_is_counted_by_the_one_that_waited_for_it(uncounted: tuple[SysRoot, Path]) -> None:
+    """A shell in the group runs children that come and go between two looks: none of their time is lost or doubled."""
+    root, procs = uncounted
+    burn = f"{sys.executable} -c '{BURN.format(0.15)}'"
+    with subprocess.Popen(
+        ["sh", "-c", f"read go; {burn}; {burn}; echo done; read end"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as shell:
+        assert shell.stdin is not None and shell.stdout is not None
+        procs.write_text(f"{shell.pid}\n")
+        time_of = ProcessTime(root, f"{UNCOUNTED}/uid_0/job_7")
+        counts = [time_of.count()]
+        shell.stdin.write("go\n")
+        shell.stdin.flush()
+        while not select.select([shell.stdout], [], [], 0.02)[0]:
+            children = Path(f"/proc/{shell.pid}/task/{shell.pid}/children").read_text()
+            procs.write_text("\n".join([str(shell.pid), *children.split()]) + "\n")
+            counts.append(time_of.count())
+        counts.append(time_of.count())
+        used_s = (counts[-1] - counts[0]) / os.sysconf("SC_CLK_TCK")
+        waited = parse_stat(Path(f"/proc/{shell.pid}/stat").read_text())[1].waited / os.sysconf("SC_CLK_TCK")
+        shell.stdin.close()
+    assert counts == sorted(counts)
+    assert used_s == pytest.approx(waited, abs=0.03)
+    assert used_s >= 0.3 - 0.03
+    procs.write_text("")  # all gone: the counter stands
+    assert time_of.count() == counts[-1]
+    shutil.rmtree(procs.parents[1])
+    with pytest.raises(MeterMissing):
+        time_of.count()
+
+
+def test_a_process_name_may_hold_anything(tmp_path: Path) -> None:
+    line = "42 (a) R 1 (b) S 1 1 1 0 -1 0 0 0 0 0 30 12 5 3 20 0 1 0 777 0 0\n"
+    assert parse_stat(line) == (777, (42, 8))
+    for bad in ("", "42 (sh)", "42 (sh) S 1 1"):
+        with pytest.raises(ValueError):
+            parse_stat(bad)
+
+
+SUSPENDED = {
+    1: ("sys/fs/cgroup/freezer/slurm_n1/uid_5/job_7", "freezer.state", "FROZEN", "THAWED"),
+    2: (f"{V2}/system.slice/slurmstepd.scope/job_7", "user/cgroup.freeze", "1", "0"),
+}
+
+
+@pytest.mark.parametrize("version", SUSPENDED)
+def test_a_job_is_suspended_when_all_of_its_steps_are(tmp_path: Path, version: Literal[1, 2]) -> None:
+    directory, file, frozen, thawed = SUSPENDED[version]
+    scope = "sys/fs/cgroup/cpuacct/slurm_n1" if version == 1 else f"{V2}/system.slice/slurmstepd.scope"
+    layout = cgroup.Layout(version, V2, scope, "", 1)
+    group = cgroup.JobGroup("uid_5/job_7" if version == 1 else "job_7", 7, None, 5)
+    root = SysRoot(tmp_path)
+    assert not cgroup.suspended(root, layout, group)
+    put(tmp_path, f"{directory}/step_extern/{file}", frozen)
+    assert not cgroup.suspended(root, layout, group), "nothing but the extern step: between two steps"
+    put(tmp_path, f"{directory}/step_batch/{file}", frozen)
+    assert cgroup.suspended(root, layout, group)
+    put(tmp_path, f"{directory}/step_extern/{file}", thawed)
+    assert cgroup.suspended(root, layout, group), "whether Slurm freezes the extern step too says nothing"
+    put(tmp_path, f"{directory}/step_0/{file}", thawed)
+    assert not cgroup.suspended(root, layout, group)
 
 
 def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ class Node:
         if hooks:
             self.hook(job, restart, "epilog", self.owner[job], cores)
 
+    def freeze(self, job: int, state: str) -> None:
+        """What `scontrol suspend` (FROZEN) and `resume` (THAWED) do to a job's steps."""
+        self._write(f"sys/fs/cgroup/freezer/slurm/uid_{self.owner[job]}/job_{job}/step_batch/freezer.state", state)
+
     def hook(self, job: int, restart: int, kind: str, uid: int, cores: int) -> None:
         """What slurm_scripts/prolog.sh writes."""
         import os

@@ -4,20 +4,27 @@ Layouts (Slurm sources of each branch, docs/method.md "Where the CPU time is rea
 v1   sys/fs/cgroup/{cpuacct,cpu,cpuacct}/slurm[_NODE]/uid_U/job_J/cpuacct.usage        nanoseconds
 v2   [PREFIX/]SLICE/[NODE_]slurmstepd.scope/job_J/cpu.stat       up to 25.11, 26.05 with CgroupJobIdPaths=yes
 v2   [PREFIX/]SLICE/[NODE_]slurmstepd.scope/sXXXXXXXXXXXXX/cpu.stat                   26.05: the job's SLUID
+v1   sys/fs/cgroup/{freezer,cpuset}/slurm[_NODE]/uid_U/job_J/cgroup.procs             jobacct_gather/linux: no counter,
+                                                                                      processes.py adds them up
 """
 
 from __future__ import annotations
 
 import os
 import re
-from typing import Literal, NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
 
 from hpccarbon.errors import MeterError, MeterMalformed
 from hpccarbon.node.sysroot import SysFile, SysRoot, parse_busy_ticks, parse_cpu_list
+from hpccarbon.node.usage.processes import ProcessTime
 from hpccarbon.units import NS_PER_S, NS_PER_US
 
 CGROUP = "sys/fs/cgroup"
 _V1_CONTROLLERS = ("cpuacct", "cpu,cpuacct", "cpuacct,cpu")
+_V1_PROCESSES = ("freezer", "cpuset")
+_PROCESSES = "cgroup.procs"
+_EXTERN = "step_extern"
 _JOB = re.compile(r"job_(\d{1,18})")
 _SLUID = re.compile(r"s[0-9A-Z]{13}")
 _UID = re.compile(r"uid_(\d{1,10})")
@@ -39,6 +46,16 @@ class Layout(NamedTuple):
     usage: str
     unit_ns: int
 
+    @property
+    def by_processes(self) -> bool:
+        """Whether no group counts CPU time, so that it is added up from the jobs' processes."""
+        return self.usage == _PROCESSES
+
+    @property
+    def source(self) -> str:
+        """Where CPU time comes from, in words."""
+        return f"processes of {self.base.rpartition('/')[2]} groups" if self.by_processes else f"cgroup v{self.version}"
+
 
 class JobGroup(NamedTuple):
     """A job's directory below the scope; `job_id` is None for a SLUID that nobody has named yet."""
@@ -52,7 +69,8 @@ class JobGroup(NamedTuple):
 def find_layout(root: SysRoot, node: str) -> Layout | None:
     """Slurm's scope for this node, or None where Slurm has not made one yet.
 
-    A scope with the node's name (multiple slurmd) wins over one without.
+    A scope with the node's name (multiple slurmd) wins over one without; one that counts CPU time over one whose
+    processes have to be added up.
     """
     for controller in _V1_CONTROLLERS:
         base = f"{CGROUP}/{controller}"
@@ -67,6 +85,11 @@ def find_layout(root: SysRoot, node: str) -> Layout | None:
             for scope in scopes:
                 if scope.rsplit("/", 1)[-1] == name:
                     return Layout(2, base, scope, "cpu.stat", 1_000)
+    for controller in _V1_PROCESSES:
+        base = f"{CGROUP}/{controller}"
+        for name in (f"slurm_{node}", "slurm"):
+            if root.exists(f"{base}/{name}/{_PROCESSES}"):
+                return Layout(1, base, f"{base}/{name}", _PROCESSES, NS_PER_S // os.sysconf("SC_CLK_TCK"))
     return None
 
 
@@ -150,6 +173,25 @@ def memory_of(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 17 else None
 
 
+def suspended(root: SysRoot, layout: Layout, group: JobGroup) -> bool:
+    """Whether Slurm has frozen the job (`scontrol suspend`): all of its steps are, and it has some.
+
+    Slurm freezes steps, not jobs; on v2 only the step's `user` group, so that its slurmstepd goes on (strings of
+    cgroup_v2.so of 22.05, 24.11 and 26.05). A user can stop processes, but cannot freeze a group of root's.
+    """
+    if layout.version == 1:
+        directory = f"{CGROUP}/freezer/{layout.scope.rsplit('/', 1)[-1]}/{group.path}"
+        file, frozen = "freezer.state", "FROZEN"
+    else:
+        directory = f"{layout.scope}/{group.path}"
+        file, frozen = "user/cgroup.freeze", "1"
+    steps = [name for name in root.names(directory) if name.startswith("step_")]
+    # The extern step has no processes of the job unless somebody logged in: alone it says nothing.
+    return any(step != _EXTERN for step in steps) and all(
+        root.word(f"{directory}/{step}/{file}") == frozen for step in steps if step != _EXTERN
+    )
+
+
 def parse_usage(version: int, text: bytes) -> int:
     """The cumulative CPU time in a usage file: ns on v1 (one integer), µs on v2 (`usage_usec N` leads cpu.stat).
 
@@ -173,6 +215,46 @@ def read_usage(file: SysFile, version: int) -> int:
     if count < 0:
         raise MeterMalformed(file.path, "negative CPU time")
     return count
+
+
+class GroupTime(Protocol):
+    """CPU time of one group, in counts of the layout's unit; `fd` is its usage file's, -1 where it has none."""
+
+    fd: int
+
+    def inode(self) -> int:
+        """What tells the group from its successor of the same name."""
+
+    def count(self) -> int:
+        """The CPU time now. Raises: MeterError (MeterMissing once the group is removed), MeterMalformed."""
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+
+
+class UsageFile(SysFile):
+    """The `GroupTime` of a group that counts itself: its usage file, held open."""
+
+    __slots__ = ("_version",)
+
+    def __init__(self, path: Path, version: int) -> None:
+        super().__init__(path)
+        self._version = version
+
+    def count(self) -> int:
+        """See GroupTime."""
+        return read_usage(self, self._version)
+
+
+def group_time(root: SysRoot, layout: Layout, path: str) -> GroupTime | None:
+    """The CPU time of a group below the scope; None where it is not (any more) there."""
+    directory = f"{layout.scope}/{path}"
+    try:
+        if layout.by_processes:
+            return ProcessTime(root, directory)
+        return UsageFile(root.path(f"{directory}/{layout.usage}"), layout.version)
+    except MeterError:
+        return None
 
 
 def open_or_none(root: SysRoot, relative: str) -> SysFile | None:

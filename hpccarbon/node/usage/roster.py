@@ -17,7 +17,7 @@ import msgspec
 
 from hpccarbon.errors import MeterError
 from hpccarbon.node.attribution import Holding
-from hpccarbon.node.sysroot import SysFile, SysRoot, parse_cpu_list
+from hpccarbon.node.sysroot import SysRoot, parse_cpu_list
 from hpccarbon.node.usage import cgroup
 from hpccarbon.node.usage.jobs import JobFile, JobFiles, facts
 from hpccarbon.node.usage.watch import Watch
@@ -30,6 +30,8 @@ RESCAN_NS = 10 * NS_PER_S
 FORGOTTEN_NS = 300 * NS_PER_S
 """A job whose group is gone and whose epilog never came has ended when its group went."""
 NEVER_SEEN_NS = 24 * 3600 * NS_PER_S
+_UNCOUNTED_NS = 2 * NS_PER_S
+"""How long after the first sight of a job's group without a counter its processes are added up."""
 _COUNT_SIZE = 64
 _IN_JOB = re.compile(r"/(?:job_(\d{1,18})|(s[0-9A-Z]{13}))(?:/|$)", re.MULTILINE)
 
@@ -37,7 +39,9 @@ _IN_JOB = re.compile(r"/(?:job_(\d{1,18})|(s[0-9A-Z]{13}))(?:/|$)", re.MULTILINE
 class Job:
     """A run that is on the node. Times are boot-time clock, ns; `count` is the group's CPU time at the last look."""
 
-    __slots__ = ("count", "end_ns", "file", "gone_ns", "group", "holding", "inode", "known_ns", "run", "start_ns")
+    __slots__ = (
+        "count", "end_ns", "file", "gone_ns", "group", "holding", "inode", "known_ns", "run", "start_ns", "suspended",
+    )  # fmt: skip
 
     def __init__(self, run: Run, start_ns: int, known_ns: int) -> None:
         self.run = run
@@ -45,16 +49,22 @@ class Job:
         self.known_ns = known_ns
         self.end_ns: int | None = None
         self.gone_ns: int | None = None
-        self.file: SysFile | None = None
+        self.file: cgroup.GroupTime | None = None
         self.group: cgroup.JobGroup | None = None
         self.inode = 0
         self.count = 0
+        self.suspended = False
         self.holding = Holding(run.alloc_cores, run.alloc_mem_bytes)
 
     @property
     def key(self) -> RunKey:
         """The run's identity on this node."""
         return (self.run.job_id, self.run.run)
+
+    @property
+    def held(self) -> Holding:
+        """What it holds now: Slurm gives the cores of a suspended job to others, its memory and GPUs it keeps."""
+        return msgspec.structs.replace(self.holding, cores=0, sockets=None) if self.suspended else self.holding
 
     @property
     def unmetered(self) -> bool:
@@ -93,8 +103,9 @@ class Roster:
         self.sockets = cpu_sockets(root)
         self.watch = Watch()
         self._layout: cgroup.Layout | None = None
-        self._scope: SysFile | None = None
+        self._scope: cgroup.GroupTime | None = None
         self._scope_inode = 0
+        self._uncounted_ns: int | None = None
         self._scope_last: tuple[int, int] | None = None
         self._busy = cgroup.NodeTime(root)
         self._jobs: dict[RunKey, Job] = {}
@@ -103,6 +114,7 @@ class Roster:
         self.opened: list[Job] = []
         self._fds: list[int] = []
         self._rescan_ns = 0
+        self._ask_ns = 0
         self._looked_ns = 0
         self._used: dict[RunKey, int] = {}
         self._ended: list[Job] = []
@@ -122,6 +134,11 @@ class Roster:
     def unit_ns(self) -> int:
         """Length of one count of CPU time."""
         return self._layout.unit_ns if self._layout is not None else 1
+
+    @property
+    def source(self) -> str:
+        """Where CPU time is read, as the shard says it; empty before the first job."""
+        return "" if self._layout is None else self._layout.source
 
     def resume(self, groups: Mapping[str, tuple[int, int]], scope: tuple[int, int] | None, runs: Mapping[RunKey, Run],
                at_ns: int, wall_ns: int) -> None:  # fmt: skip
@@ -156,9 +173,10 @@ class Roster:
         for file in self._files.new():
             self._take_file(file, at_ns, wall_ns)
         self.watch.add(self._files.directory)
-        self._find_scope()
+        self._find_scope(at_ns)
         if self._layout is not None:
             self._take_groups(self._layout, at_ns, wall_ns)
+            self._find_suspended(self._layout, at_ns)
         self._rescan_ns = at_ns + (RESCAN_NS if self._layout is not None else RESCAN_NS // 5)
         self._forget(at_ns)
 
@@ -229,21 +247,53 @@ class Roster:
 
     # ---- their groups -------------------------------------------------------------------------------------------
 
-    def _find_scope(self) -> None:
+    def _find_scope(self, at_ns: int) -> None:
         if self._layout is not None and self._scope is not None:
-            if self._root.exists(f"{self._layout.scope}/{self._layout.usage}"):
+            if self._root.exists(f"{self._layout.scope}/{self._layout.usage}") and self._stays(self._layout, at_ns):
                 return
             self._scope.close()  # Slurm removed it: a new one of the same name is another counter
-        self._layout = cgroup.find_layout(self._root, self._node)
-        self._scope = None
+        self._layout, self._scope = self._choose_layout(at_ns), None
         self.changed = True
         if self._layout is None:
             return
-        self._scope = cgroup.open_or_none(self._root, f"{self._layout.scope}/{self._layout.usage}")
+        self._scope = cgroup.group_time(self._root, self._layout, "")
         if self._scope is None:
             self._layout = None
             return
         self._scope_inode = self._scope.inode()
+
+    def _stays(self, layout: cgroup.Layout, at_ns: int) -> bool:
+        """A layout without counters is left for a better one as soon as nobody is in it."""
+        in_use = any(job.file is not None for job in self._jobs.values())
+        return in_use or not layout.by_processes or self._choose_layout(at_ns) == layout
+
+    def _choose_layout(self, at_ns: int) -> cgroup.Layout | None:
+        """This node's layout. Slurm makes a job's groups one after the other: no counter at first proves nothing."""
+        layout = cgroup.find_layout(self._root, self._node)
+        if layout is None or not layout.by_processes:
+            self._uncounted_ns = None
+            return layout
+        if self._uncounted_ns is None and cgroup.job_directories(self._root, layout):
+            self._uncounted_ns = at_ns
+        proven = self._uncounted_ns is not None and at_ns - self._uncounted_ns >= _UNCOUNTED_NS
+        return layout if proven else None
+
+    def _find_suspended(self, layout: cgroup.Layout, at_ns: int) -> None:
+        """Ask, every ten seconds, who is suspended, of those who have used no CPU time since the last tick."""
+        if at_ns < self._ask_ns:
+            return
+        self._ask_ns = at_ns + RESCAN_NS
+        for job in self._jobs.values():
+            if job.group is None or job.file is None:
+                continue
+            try:
+                still = job.suspended or job.file.count() == job.count
+            except MeterError:
+                continue  # it went: the next look finds that out
+            suspended = still and cgroup.suspended(self._root, layout, job.group)
+            if suspended != job.suspended:
+                job.suspended = suspended
+                self.changed = True
 
     def _take_groups(self, layout: cgroup.Layout, at_ns: int, wall_ns: int) -> None:
         # Watched before it is listed: a group made in between is seen by one or the other.
@@ -254,7 +304,7 @@ class Roster:
             job.group.path: job.inode for job in self._jobs.values() if job.group is not None and job.file is not None
         }
         for group in cgroup.job_directories(self._root, layout):
-            file = cgroup.open_or_none(self._root, f"{layout.scope}/{group.path}/{layout.usage}")
+            file = cgroup.group_time(self._root, layout, group.path)
             if file is None:
                 continue
             inode = file.inode()
@@ -264,8 +314,9 @@ class Roster:
                 self._take_group(layout, group, file, inode, at_ns, wall_ns)
 
     def _take_group(
-        self, layout: cgroup.Layout, group: cgroup.JobGroup, file: SysFile, inode: int, at_ns: int, wall_ns: int
-    ) -> None:
+        self, layout: cgroup.Layout, group: cgroup.JobGroup, file: cgroup.GroupTime, inode: int, at_ns: int,
+        wall_ns: int,
+    ) -> None:  # fmt: skip
         job_id = group.job_id if group.job_id is not None else self._name_sluid(layout, group)
         if job_id is None:
             file.close()  # not named yet: its prolog or its slurmstepd will tell at the next look
@@ -314,18 +365,20 @@ class Roster:
     def counts(self) -> list[int] | None:
         """CPU time of every group in `opened`, as fast as can be; None if one cannot be read."""
         try:
+            if self._layout is not None and self._layout.by_processes:
+                return [job.file.count() for job in self.opened if job.file is not None]
             if self._layout is None or self._layout.version == 1:
                 return list(map(int, map(os.pread, self._fds, repeat(_COUNT_SIZE), repeat(0))))
             return [int(os.pread(fd, _COUNT_SIZE, 0).split(None, 2)[1]) for fd in self._fds]
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, IndexError, MeterError):
             return None
 
     def scope_count(self) -> tuple[int, int] | None:
         """(inode, CPU time) of all jobs that ever were; to be read after the jobs, so that it is never behind them."""
-        if self._scope is None or self._layout is None:
+        if self._scope is None or self._layout is None or self._layout.by_processes:
             return None
         try:
-            return self._scope_inode, cgroup.read_usage(self._scope, self._layout.version)
+            return self._scope_inode, self._scope.count()
         except MeterError:
             return None
 
@@ -348,7 +401,7 @@ class Roster:
         for job in self.opened:
             assert job.file is not None
             try:
-                count = cgroup.read_usage(job.file, self._layout.version if self._layout else 1)
+                count = job.file.count()
             except MeterError:
                 job.file.close()
                 job.file, job.gone_ns = None, at_ns
