@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping, Sequence
 from heapq import heappop, heappush
+from itertools import pairwise
 from pathlib import Path
 from shutil import rmtree
 
@@ -172,6 +173,9 @@ class Drive:
         for place, each in enumerate(self.world.jobs):
             heappush(queue, (each.start_ns, place, "begin", each))
             heappush(queue, (each.end_ns, place, "end", each))
+            for (_, stopped_s), (again_s, _) in pairwise(each.held or ()):
+                heappush(queue, (ns(stopped_s), place, "FROZEN", each))
+                heappush(queue, (ns(again_s), place, "THAWED", each))
         for at_ns in self._ticks:
             heappush(queue, (at_ns, -1, "tick", None))
         if self.world.down is not None:
@@ -188,6 +192,8 @@ class Drive:
             elif what == "wake":
                 self._wake()
                 woken_ns = at_ns
+            elif job is not None and what in ("FROZEN", "THAWED"):
+                self.tree.freeze(job.number, what)
             elif job is not None:
                 self.tree.begin(job) if what == "begin" else self.tree.end(job.number, cores=job.cores)
                 if due_ns <= at_ns and self._there(at_ns):
