@@ -80,7 +80,10 @@ def test_cpu_time_of_processes_and_a_suspended_job(uncounted: Lab) -> None:
     about = next(msgspec.json.decode(value) for key, value in metadata.items() if key.endswith(b"about"))
     assert about["cpu_time"] == "processes of freezer groups"
     ledger = Ledger(uncounted.dir / "shared", uncounted.cluster)
-    used = {row.key[0]: row.cpu_time_us / 1e6 for row in ledger.energy(Selection(job_ids=(job, short)), by=("job_id",))}
+    used = {
+        row.key[0]: (row.cpu_time_us or 0) / 1e6
+        for row in ledger.energy(Selection(job_ids=(job, short)), by=("job_id",))
+    }
     # The interpreter's start comes on top; what a step used in its last second may be missing.
     assert used[job] == pytest.approx(4, abs=1.05)
     assert used[short] == pytest.approx(1.5, abs=1.05)
