@@ -38,8 +38,9 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cpus` is how many CPUs Slurm hands out on a node (CPUs= in slurm.conf; 0: those the kernel runs on).
     `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
     before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
-    the store; `idle_power_w` is the static power of all CPU packages together (0: learned). `textfile` is the file
-    that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
+    the store; `idle_power_w` is the static power of all CPU packages together (0: learned). `weights` is what dynamic
+    energy goes by: CPU time, or what a hardware counter says of each job (docs/method.md, "Weights"). `textfile` is the
+    file that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
     """
 
     root: str = "/"
@@ -51,6 +52,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_days: int = 7
     idle_power_w: float = 0.0
     dram_idle_power_w: float = 0.0
+    weights: Literal["cpu_time", "cycles", "instructions", "llc_misses", "cpu_clock"] = "cpu_time"
     textfile: str = ""
 
 

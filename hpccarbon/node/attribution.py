@@ -3,7 +3,8 @@
 For each interval and each pool of counters with energy E (docs/method.md, "How energy is divided"):
 
     static  S = min(E, idle power x time)   to jobs by cores held x time, cores nobody held to `unallocated`
-    dynamic D = E - S                       to jobs by CPU time, CPU time of no job to `system`
+    dynamic D = E - S                       to jobs by CPU time, CPU time of no job to `system`; or by what hardware
+                                            counters say of both (usage/weights.py)
 
 A GPU's energy goes to the job that holds it. Sums are kept per interval and divided once, when the division is
 closed: so nothing is rounded more than once.
@@ -21,7 +22,8 @@ from hpccarbon.records import Channel, Component
 from hpccarbon.units import apportion
 
 _SCALE = 1 << 40
-"""Fixed point of a pool's µJ per count of CPU time: fine enough that intervals weigh right against each other."""
+"""Fixed point of a pool's µJ per count of CPU time, or of a hardware event: fine enough that intervals weigh right
+against each other."""
 
 
 class Holding(msgspec.Struct, frozen=True):
@@ -152,7 +154,7 @@ class Division:
         self.channels = tuple(channels)
         self._unit_ns = unit_ns
         self._cpu = [0] * (len(jobs) + 1)
-        self._waiting: list[tuple[Sequence[int], list[int]]] = []
+        self._waiting: list[tuple[Sequence[int], Sequence[int], list[int]]] = []
         self._present = [0] * len(jobs)
         self._all_present_ns = 0
         self._covered_ns = 0
@@ -174,6 +176,7 @@ class Division:
         cpu: Sequence[int],
         present_ns: Sequence[int] | None = None,
         gpu_use: Mapping[str, Sequence[int]] | None = None,
+        work: Sequence[int] | None = None,
     ) -> None:
         """One interval.
 
@@ -183,10 +186,12 @@ class Division:
             cpu: CPU time used by each job and, last, by everything else (`system`), in counts of `unit_ns`.
             present_ns: how long each job was there; None: all of it.
             gpu_use: device -> utilisation of each job, where a device is shared.
+            work: what dynamic energy goes by instead of `cpu`, in the same order.
         """
-        total = sum(cpu)
+        work = cpu if work is None else work
+        total = sum(work)
         covered = bool(self.channels)
-        self._waiting.append((cpu, [self._rate(pool, dt_ns, energy_uj, cpu, total) for pool in self._pools]))
+        self._waiting.append((cpu, work, [self._rate(pool, dt_ns, energy_uj, work, total) for pool in self._pools]))
         if len(self._waiting) >= _FOLD:
             self._fold()
         meters = self._meter_uj
@@ -213,8 +218,8 @@ class Division:
         for pool in self._pools:
             pool.idle_uw = sum(idle_uw[index] for index in pool.channels)
 
-    def _rate(self, pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], cpu: Sequence[int], total: int) -> int:
-        """Take a pool's energy of one interval; its dynamic part per count of CPU time, in fixed point."""
+    def _rate(self, pool: _Pool, dt_ns: int, energy_uj: Sequence[int | None], work: Sequence[int], total: int) -> int:
+        """Take a pool's energy of one interval; its dynamic part per unit of work, in fixed point."""
         energies = [energy for index in pool.channels if (energy := energy_uj[index]) is not None]
         if not energies:
             return 0
@@ -226,7 +231,7 @@ class Division:
         static = min(energy, due)
         self._owed_uj[pool.key] = min(due - static, pool.idle_uw * _LATE_NS // 1_000_000_000)
         if pool.weights is not None:
-            total = sum(map(mul, cpu, pool.weights))
+            total = sum(map(mul, work, pool.weights))
         if total == 0:
             static = energy  # nobody ran: whatever was drawn is the price of being on
         pool.energy += energy
@@ -235,11 +240,11 @@ class Division:
 
     def _fold(self) -> None:
         """Add the waiting intervals to the sums. Several at once: the sums are then in the processor's cache."""
-        for cpu, rates in self._waiting:
+        for cpu, work, rates in self._waiting:
             self._cpu = list(map(add, self._cpu, cpu))
             for pool, rate in zip(self._pools, rates, strict=True):
                 if rate:
-                    used = cpu if pool.weights is None else map(mul, cpu, pool.weights)
+                    used = work if pool.weights is None else map(mul, work, pool.weights)
                     pool.dynamic = list(map(add, pool.dynamic, map(mul, used, repeat(rate))))
         self._waiting.clear()
 

@@ -167,6 +167,7 @@ class Daemon:
             cpus=config.daemon.cpus,
             configured_idle_uw=_idle_uw(config),
             assumed_idle_uw=assumed_idle_uw(root),
+            weigh_by=config.daemon.weights,
             log=log,
         )
         self._seal = SealChild(config_path, node)
@@ -391,6 +392,7 @@ class Daemon:
         about: Mapping[str, object] = {
             "cpus": self.sampler.node.cpus,
             "cpu_time": self.sampler.roster.source,
+            "weights": self.sampler.weights.source,
             "meters": [
                 {
                     "meter": channel.key,

@@ -15,7 +15,8 @@ from hpccarbon.node import meters as meter_table
 from hpccarbon.node.seal import STORE_NAME
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot, online_cpus
-from hpccarbon.node.usage import cgroup
+from hpccarbon.node.usage import cgroup, perf
+from hpccarbon.node.usage.weights import CPU_TIME
 
 Verdict = Literal["ok", "note", "problem"]
 
@@ -52,7 +53,13 @@ def diagnose(config: Config, node: str) -> Diagnosis:
     found = meter_table.discover(root, config)
     channels = [channel for meter in found for channel in meter.channels]
     cpu = [channel for channel in channels if channel.component == "cpu"]
-    checks = [*_energy(found, bool(cpu)), *_jobs(root, node), *_daemon(config, node), *_hooks(config, node)]
+    checks = [
+        *_energy(found, bool(cpu)),
+        *_jobs(root, node),
+        *_weights(config),
+        *_daemon(config, node),
+        *_hooks(config, node),
+    ]
     for meter in found:
         meter.close()
     return Diagnosis(
@@ -113,6 +120,18 @@ def _jobs(root: SysRoot, node: str) -> list[Check]:
             "set JobAcctGatherType=jobacct_gather/cgroup in slurm.conf: the last second of a step is the system's else",
         )
     ]
+
+
+def _weights(config: Config) -> list[Check]:
+    """Whether this machine counts what the site wants jobs to be weighed by; nothing where CPU time is enough."""
+    name = config.daemon.weights
+    if name == CPU_TIME:
+        return []
+    refused = perf.refusal(name)
+    if not refused:
+        return [Check("jobs", "weights", "ok", f"{name} are counted per job")]
+    advice = "virtual machines often have no counters; else ask as root, and see kernel.perf_event_paranoid"
+    return [Check("jobs", "weights", "note", f"no {name} here ({refused}): CPU time stands in", advice)]
 
 
 def _daemon(config: Config, node: str) -> list[Check]:

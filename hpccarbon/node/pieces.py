@@ -19,20 +19,21 @@ Span = tuple[int, int]
 
 
 class Piece(NamedTuple):
-    """A part of an interval within one minute: µJ per channel, CPU time per holder, presence per job."""
+    """A part of an interval within one minute: µJ per channel, CPU time and work per holder, presence per job."""
 
     length_ns: int
     bucket: int
     energy_uj: list[int | None]
     cpu: list[int]
     present_ns: list[int]
+    work: list[int] | None = None
 
 
 class Interval(NamedTuple):
     """What was counted between two readings.
 
     `deltas_uj` and `idle_uw` are in the order of `channels`; `spans` and `gpus` (device -> parts held) in that of the
-    jobs; `cpu` has one more entry, the CPU time of no job.
+    jobs; `cpu` has one more entry, the CPU time of no job, and so has `work`, where hardware counters say who did what.
     """
 
     start_ns: int
@@ -43,6 +44,7 @@ class Interval(NamedTuple):
     spans: Sequence[Span]
     gpus: Sequence[Mapping[str, int]]
     cpu: Sequence[int]
+    work: Sequence[int] | None = None
 
     def pieces(self, wall_ns: int) -> Iterator[Piece]:
         """The pieces in order, for an interval that ends at this moment of the wall clock."""
@@ -51,7 +53,7 @@ class Interval(NamedTuple):
         all_held = [self._held(channel, self.start_ns, self.end_ns) for channel in self.channels]
         whole = (self.start_ns, self.end_ns)
         for left, right, bucket in cuts(self.start_ns, self.end_ns, wall_ns):
-            cpu = [between(c, span, left, right) for c, span in zip(self.cpu, [*self.spans, whole], strict=True)]
+            cpu = self._spread(self.cpu, left, right)
             used_now = used + sum(cpu)
             energy: list[int | None] = []
             for index, (channel, delta) in enumerate(zip(self.channels, self.deltas_uj, strict=True)):
@@ -72,7 +74,13 @@ class Interval(NamedTuple):
             self._add_node_meters(energy, left, right)
             used = used_now
             present = [max(0, min(right, last) - max(left, first)) for first, last in self.spans]
-            yield Piece(right - left, bucket, energy, cpu, present)
+            work = None if self.work is None else self._spread(self.work, left, right)
+            yield Piece(right - left, bucket, energy, cpu, present, work)
+
+    def _spread(self, amounts: Sequence[int], left: int, right: int) -> list[int]:
+        """What of each holder's amount falls between two moments, spread evenly over the time it was there."""
+        spans = [*self.spans, (self.start_ns, self.end_ns)]
+        return [between(amount, span, left, right) for amount, span in zip(amounts, spans, strict=True)]
 
     def _held(self, channel: Channel, left: int, right: int) -> int:
         """How long jobs held a GPU between two moments, added up over the jobs and the parts they held."""

@@ -18,9 +18,10 @@ from hpccarbon.node.attribution import Division, Node, PoolKey, Share
 from hpccarbon.node.idle import IdlePower
 from hpccarbon.node.meters import Gpu, Meter, gpu_meters, gpu_units
 from hpccarbon.node.pieces import BUCKET_NS, Interval, Piece
-from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpus
+from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpu_list, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.roster import Job, Roster, RunKey
+from hpccarbon.node.usage.weights import CPU_TIME, Weights
 from hpccarbon.records import Channel, Reading, Run
 from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US
 
@@ -103,6 +104,7 @@ class Sampler:
         cpus: CPUs that Slurm can hand out here (0: those the kernel runs on).
         configured_idle_uw: component -> static power of all its channels together, where the site measured it.
         assumed_idle_uw: static power of the CPUs until it is learned; 0: none, all of it counts as dynamic.
+        weigh_by: what dynamic energy goes by: CPU time, or a hardware event (usage/weights.py).
         log: called with one line when something changes.
     """
 
@@ -116,6 +118,7 @@ class Sampler:
         cpus: int = 0,
         configured_idle_uw: Mapping[str, int] | None = None,
         assumed_idle_uw: int = 0,
+        weigh_by: str = CPU_TIME,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._meters = tuple(meters)
@@ -125,6 +128,7 @@ class Sampler:
         self._gpu_meters = gpu_meters(meters)
         self._shared_gpus: frozenset[str] = frozenset()
         self._pids: dict[int, RunKey | None] = {}
+        self.weights = Weights(root, weigh_by, online_cpu_list(root), log)
         self.roster = Roster(root, node, count, files, self.boot_id, self._gpus_held)
         sizes: dict[int, int] = {}
         for socket in self.roster.sockets.values():
@@ -138,6 +142,7 @@ class Sampler:
         self.mark: Mark | None = None
         self._division: Division | None = None
         self._division_jobs: list[Job] = []
+        self._division_keys: list[RunKey] = []
         self._last_counts: list[int] = []
         self._no_group: list[int] = []
         self._synced = True
@@ -246,7 +251,8 @@ class Sampler:
         cpu.append(system)
         dt_ns = now.at_ns - mark.at_ns
         self._learn(dt_ns, deltas, jobs + system)
-        division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs))
+        work = self.weights.take(self._division_keys, cpu)
+        division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs), work=work)
         self._last_counts, self._synced = counts, False
         self._set_mark(now)
         return True
@@ -363,7 +369,8 @@ class Sampler:
         self._learn(at_ns - start_ns, deltas, sum(cpu))
         idle = [self._idle.of(key) for key in self._keys]
         gpus = [job.holding.gpus for job in jobs]
-        whole = Interval(start_ns, at_ns, self._channels, idle, deltas, spans, gpus, cpu)
+        work = self.weights.take([job.key for job in jobs], cpu)
+        whole = Interval(start_ns, at_ns, self._channels, idle, deltas, spans, gpus, cpu, work)
         for piece in whole.pieces(now.wall_ns):
             self._divide_piece(jobs, piece)
         self._set_mark(now)
@@ -374,10 +381,11 @@ class Sampler:
         """One piece of an interval, among those who were there or used something."""
         here = [index for index, there in enumerate(piece.present_ns) if there > 0 or piece.cpu[index]]
         those = [jobs[index] for index in here]
-        used = [*(piece.cpu[index] for index in here), piece.cpu[-1]]
+        used = [piece.cpu[index] for index in (*here, -1)]
+        work = None if piece.work is None else [piece.work[index] for index in (*here, -1)]
         present = [piece.present_ns[index] for index in here]
         division = self._new_division(those)
-        division.add(piece.length_ns, piece.energy_uj, used, present, self._gpu_use(those))
+        division.add(piece.length_ns, piece.energy_uj, used, present, self._gpu_use(those), work)
         self._collect(division, [job.key for job in those], piece.bucket)
 
     def _new_division(self, jobs: Sequence[Job]) -> Division:
@@ -399,14 +407,16 @@ class Sampler:
         self._division_jobs = [*roster.opened, *without]
         self._last_counts = [job.count for job in roster.opened]
         self._no_group = [0] * len(without)
+        self._division_keys = [job.key for job in self._division_jobs]
         self._division = self._new_division(self._division_jobs)
+        roster.weigh(self.weights)
         self._watch_shared_gpus()
         self._bucket = wall_ns // BUCKET_NS
         roster.changed = False
 
     def _close_division(self) -> None:
         if self._division is not None and self._division.length_ns:
-            self._collect(self._division, [job.key for job in self._division_jobs], self._bucket)
+            self._collect(self._division, self._division_keys, self._bucket)
         self._division = None
 
     def _collect(self, division: Division, keys: Sequence[RunKey], bucket: int) -> None:
@@ -528,6 +538,7 @@ class Sampler:
     def close(self) -> None:
         """Give all descriptors back."""
         self.roster.close()
+        self.weights.close()
         for meter in self._meters:
             meter.close()
 

@@ -148,13 +148,17 @@ def parse_busy_ticks(text: bytes) -> int:
     return user + nice + system + irq + softirq
 
 
+def online_cpu_list(root: SysRoot) -> list[int]:
+    """The CPUs the kernel runs on; empty where sysfs does not say."""
+    try:
+        return parse_cpu_list(root.word("sys/devices/system/cpu/online"))
+    except ValueError:
+        return []
+
+
 def online_cpus(root: SysRoot) -> int:
     """How many CPUs the kernel runs on: /sys/devices/system/cpu/online, else /proc/stat's cpuN lines, else 1."""
-    try:
-        count = len(parse_cpu_list(root.word("sys/devices/system/cpu/online")))
-    except ValueError:
-        count = 0
-    if count:
+    if count := len(online_cpu_list(root)):
         return count
     lines = root.word("proc/stat").splitlines()
     return sum(line.startswith("cpu") and line[3:4].isdigit() for line in lines) or 1

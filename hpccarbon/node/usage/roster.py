@@ -17,10 +17,11 @@ import msgspec
 
 from hpccarbon.errors import MeterError
 from hpccarbon.node.attribution import Holding
-from hpccarbon.node.sysroot import SysRoot, parse_cpu_list
+from hpccarbon.node.sysroot import SysRoot, online_cpu_list
 from hpccarbon.node.usage import cgroup
 from hpccarbon.node.usage.jobs import JobFile, JobFiles, facts
 from hpccarbon.node.usage.watch import Watch
+from hpccarbon.node.usage.weights import CPU_TIME, Weights
 from hpccarbon.records import Run
 from hpccarbon.units import NS_PER_S, NS_PER_US, apportion
 
@@ -386,6 +387,22 @@ class Roster:
         """CPU time of everything on the node."""
         return self._busy.read_ns()
 
+    def weigh(self, weights: Weights) -> None:
+        """Have the jobs' hardware events counted from now on."""
+        if weights.name == CPU_TIME:
+            return
+        layout = self._layout
+        if layout is None:
+            return
+        if layout.version == 1:
+            weights.cannot("Slurm's groups are cgroup v1 here, which counts no events")
+            return
+        weights.follow(
+            (job.key, f"{layout.scope}/{job.group.path}", cgroup.cpus_of(self._root, layout, job.group))
+            for job in self.opened
+            if job.group is not None
+        )
+
     def ticked(self, scope: tuple[int, int] | None) -> None:
         """An ordinary tick has read everything: the scope stood here."""
         self._scope_last = scope
@@ -516,11 +533,7 @@ class Roster:
 def cpu_sockets(root: SysRoot) -> dict[int, int]:
     """CPU -> package, from sysfs; empty where the topology is not shown."""
     sockets: dict[int, int] = {}
-    try:
-        cpus = parse_cpu_list(root.word("sys/devices/system/cpu/online"))
-    except ValueError:
-        return {}
-    for cpu in cpus:
+    for cpu in online_cpu_list(root):
         text = root.word(f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id")
         if text.isascii() and text.isdigit():
             sockets[cpu] = int(text)
