@@ -7,7 +7,7 @@ import select
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -147,6 +147,11 @@ def test_a_process_name_may_hold_anything(tmp_path: Path) -> None:
             parse_stat(bad)
 
 
+STOPPED = {
+    "R": "4711 (a) R 1 1\n",
+    "T": "4711 (a T) T 1 1\n",
+    "gone": "",
+}
 SUSPENDED = {
     1: ("sys/fs/cgroup/freezer/slurm_n1/uid_5/job_7", "freezer.state", "FROZEN", "THAWED"),
     2: (f"{V2}/system.slice/slurmstepd.scope/job_7", "user/cgroup.freeze", "1", "0"),
@@ -161,6 +166,9 @@ def test_a_job_is_suspended_when_all_of_its_steps_are(tmp_path: Path, version: L
     group = cgroup.JobGroup("uid_5/job_7" if version == 1 else "job_7", 7, None, 5)
     root = SysRoot(tmp_path)
     assert not cgroup.suspended(root, layout, group)
+    for step in ("step_extern", "step_batch"):
+        if version == 1:  # where the time is counted is another hierarchy than where it is frozen
+            put(tmp_path, f"{scope}/uid_5/job_7/{step}/cgroup.procs", "")
     put(tmp_path, f"{directory}/step_extern/{file}", frozen)
     assert not cgroup.suspended(root, layout, group), "nothing but the extern step: between two steps"
     put(tmp_path, f"{directory}/step_batch/{file}", frozen)
@@ -168,7 +176,29 @@ def test_a_job_is_suspended_when_all_of_its_steps_are(tmp_path: Path, version: L
     put(tmp_path, f"{directory}/step_extern/{file}", thawed)
     assert cgroup.suspended(root, layout, group), "whether Slurm freezes the extern step too says nothing"
     put(tmp_path, f"{directory}/step_0/{file}", thawed)
+    put(tmp_path, f"{scope}/{group.path}/step_0/cgroup.procs", "")
     assert not cgroup.suspended(root, layout, group)
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [("T", True), ("TT", True), ("TR", False), ("RT", False), ("R", False), (("T", "gone"), True), (("gone",), False)],
+)
+@pytest.mark.parametrize("version", SUSPENDED)
+def test_a_job_is_suspended_when_all_of_its_processes_are_stopped(
+    tmp_path: Path, version: Literal[1, 2], states: Sequence[str], expected: bool
+) -> None:
+    scope = "sys/fs/cgroup/cpuacct/slurm_n1" if version == 1 else f"{V2}/system.slice/slurmstepd.scope"
+    layout = cgroup.Layout(version, V2, scope, "", 1)
+    group = cgroup.JobGroup("uid_5/job_7" if version == 1 else "job_7", 7, None, 5)
+    below = "task_0" if version == 1 else "user/task_0"
+    for number, state in enumerate(states):
+        put(tmp_path, f"proc/{number}/stat", STOPPED[state])
+        put(tmp_path, f"{scope}/{group.path}/step_{number}/{below}/cgroup.procs", f"{number}\n")
+    put(tmp_path, "proc/99/stat", STOPPED["R"])
+    put(tmp_path, f"{scope}/{group.path}/step_extern/{below}/cgroup.procs", "99\n")
+    put(tmp_path, f"{scope}/{group.path}/step_0/slurm/cgroup.procs", "99\n")
+    assert cgroup.suspended(SysRoot(tmp_path), layout, group) == expected
 
 
 def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ The truth (who drew how many µJ) is fixed by `Node.run` before any of our formu
 from __future__ import annotations
 
 from pathlib import Path
+from shutil import rmtree
 
 from hpccarbon.config import Config, parse
 from hpccarbon.node import meters
@@ -102,7 +103,7 @@ class Node:
         grave = self.directory / "removed"  # kept, so that its inode is not given out again: cgroupfs never does
         grave.mkdir(exist_ok=True)
         usage.rename(grave / f"{job}.{self.at_ns}")
-        directory.rmdir()
+        rmtree(directory)
         if not any(directory.parent.iterdir()):
             directory.parent.rmdir()
         del self.usage_ns[job]
@@ -111,6 +112,7 @@ class Node:
 
     def freeze(self, job: int, state: str) -> None:
         """What `scontrol suspend` (FROZEN) and `resume` (THAWED) do to a job's steps."""
+        (self.scope / f"uid_{self.owner[job]}" / f"job_{job}" / "step_batch").mkdir(exist_ok=True)
         self._write(f"sys/fs/cgroup/freezer/slurm/uid_{self.owner[job]}/job_{job}/step_batch/freezer.state", state)
 
     def hook(self, job: int, restart: int, kind: str, uid: int, cores: int) -> None:

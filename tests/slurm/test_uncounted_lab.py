@@ -58,7 +58,7 @@ def test_cpu_time_of_processes_and_a_suspended_job(uncounted: Lab) -> None:
     node = uncounted.names[0]
     assert not Path(f"/sys/fs/cgroup/cpuacct/slurm_{node}").exists(), "this lab's groups count nothing"
     job = uncounted.submit(BURN.format(4), "-n1", f"-c{CORES}", f"-w{node}", user="hcalice")
-    time.sleep(5)  # the node's first job: it takes three seconds until it is believed that nothing will count
+    time.sleep(5)  # the node's first job: it takes up to four seconds until it is believed that nothing counts
     short = uncounted.submit(BURN.format(1.5), "-n1", f"-w{node}", user="hcbob")
     uncounted.run(["scontrol", "suspend", str(job)])
     time.sleep(ASKED_S)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple, Protocol
 
 from hpccarbon.errors import MeterError, MeterMalformed
 from hpccarbon.node.sysroot import SysFile, SysRoot, parse_busy_ticks, parse_cpu_list
-from hpccarbon.node.usage.processes import ProcessTime
+from hpccarbon.node.usage.processes import ProcessTime, stopped
 from hpccarbon.units import NS_PER_S, NS_PER_US
 
 CGROUP = "sys/fs/cgroup"
@@ -174,22 +174,21 @@ def memory_of(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
 
 
 def suspended(root: SysRoot, layout: Layout, group: JobGroup) -> bool:
-    """Whether Slurm has frozen the job (`scontrol suspend`): all of its steps are, and it has some.
+    """Whether Slurm has suspended the job (`scontrol suspend`): it has steps, and all of them stand still.
 
-    Slurm freezes steps, not jobs; on v2 only the step's `user` group, so that its slurmstepd goes on (strings of
-    cgroup_v2.so of 22.05, 24.11 and 26.05). A user can stop processes, but cannot freeze a group of root's.
+    22.05 freezes the steps' groups, 24.11 and 26.05 stop their processes with a signal (tried, on v1). The extern step
+    is left out: it holds nothing of the job but who logged in.
     """
+    directory = f"{layout.scope}/{group.path}"
+    steps = [name for name in root.names(directory) if name.startswith("step_") and name != _EXTERN]
+    if not steps:
+        return False
     if layout.version == 1:
-        directory = f"{CGROUP}/freezer/{layout.scope.rsplit('/', 1)[-1]}/{group.path}"
-        file, frozen = "freezer.state", "FROZEN"
-    else:
-        directory = f"{layout.scope}/{group.path}"
-        file, frozen = "user/cgroup.freeze", "1"
-    steps = [name for name in root.names(directory) if name.startswith("step_")]
-    # The extern step has no processes of the job unless somebody logged in: alone it says nothing.
-    return any(step != _EXTERN for step in steps) and all(
-        root.word(f"{directory}/{step}/{file}") == frozen for step in steps if step != _EXTERN
-    )
+        freezer = f"{CGROUP}/freezer/{layout.scope.rsplit('/', 1)[-1]}/{group.path}"
+        frozen = all(root.word(f"{freezer}/{step}/freezer.state") == "FROZEN" for step in steps)
+    else:  # the step's slurmstepd, beside `user`, goes on
+        frozen = all(root.word(f"{directory}/{step}/user/cgroup.freeze") == "1" for step in steps)
+    return frozen or stopped(root, (f"{directory}/{step}" for step in steps))
 
 
 def parse_usage(version: int, text: bytes) -> int:

@@ -9,13 +9,16 @@ step that ends as a whole between two ticks are not, and count as the system's.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from hpccarbon.errors import MeterMissing
 from hpccarbon.node.sysroot import SysRoot, meter_error
 
-_LEVELS = 3
-"""job_J / step_S / task_T"""
+_LEVELS = 4
+"""job_J / step_S / user / task_T"""
+_TASKS = ("step_", "task_", "user")
+"""What holds a job's own processes; a step's slurmstepd is beside them, in the job's group (v1) or in `slurm` (v2)."""
 
 
 class Times(NamedTuple):
@@ -25,17 +28,45 @@ class Times(NamedTuple):
     waited: int
 
 
+def _fields(text: str) -> list[str]:
+    """The fields of /proc/PID/stat from the third on; the name, the second, may hold anything, parentheses too."""
+    return text.rpartition(")")[2].split()
+
+
 def parse_stat(text: str) -> tuple[int, Times]:
     """(start in ticks since boot, CPU times) from /proc/PID/stat.
 
     The start tells a process from a later one of the same number. Raises: ValueError.
-    Source: proc_pid_stat(5), fields 14 to 17 and 22; the name in field 2 may hold anything, parentheses too.
+    Source: proc_pid_stat(5), fields 14 to 17 and 22.
     """
-    fields = text.rpartition(")")[2].split()
+    fields = _fields(text)
     if len(fields) < 20:
         raise ValueError("expected a line of /proc/PID/stat")
     user, system, waited_user, waited_system = map(int, fields[11:15])
     return int(fields[19]), Times(user + system, waited_user + waited_system)
+
+
+def members(root: SysRoot, directory: str, levels: int = _LEVELS) -> Iterator[int]:
+    """The processes in a job's or step's group and in those of its tasks; a process that moves may come twice."""
+    for pid in root.word(f"{directory}/cgroup.procs").split():
+        if pid.isdigit():
+            yield int(pid)
+    if levels > 1:
+        for name in root.names(directory):
+            if name.startswith(_TASKS):
+                yield from members(root, f"{directory}/{name}", levels - 1)
+
+
+def stopped(root: SysRoot, steps: Iterable[str]) -> bool:
+    """Whether these groups have processes, and every one of them is stopped by a signal."""
+    any_there = False
+    for step in steps:
+        for pid in members(root, step):
+            state = _fields(root.word(f"proc/{pid}/stat"))[:1]
+            if state and state != ["T"]:
+                return False
+            any_there = any_there or bool(state)
+    return any_there
 
 
 class ProcessTime:
@@ -83,21 +114,13 @@ class ProcessTime:
 
     def _read(self) -> dict[tuple[int, int], Times]:
         found = {}
-        for pid in self._pids(self._directory, _LEVELS):
+        for pid in set(members(self._root, self._directory)):
             try:
                 start, times = parse_stat(self._root.word(f"proc/{pid}/stat"))
             except ValueError:
                 continue  # it ended between the two looks
             found[pid, start] = times
         return found
-
-    def _pids(self, directory: str, levels: int) -> set[int]:
-        pids = {int(pid) for pid in self._root.word(f"{directory}/cgroup.procs").split() if pid.isdigit()}
-        if levels > 1:
-            for name in self._root.names(directory):
-                if name.startswith(("step_", "task_")):
-                    pids |= self._pids(f"{directory}/{name}", levels - 1)
-        return pids
 
     def close(self) -> None:
         """Nothing is held open: as many descriptors as there are processes would be too many."""

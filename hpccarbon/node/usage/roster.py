@@ -31,7 +31,7 @@ RESCAN_NS = 10 * NS_PER_S
 FORGOTTEN_NS = 300 * NS_PER_S
 """A job whose group is gone and whose epilog never came has ended when its group went."""
 NEVER_SEEN_NS = 24 * 3600 * NS_PER_S
-_UNCOUNTED_NS = 2 * NS_PER_S
+_UNCOUNTED_NS = NS_PER_S
 """How long after the first sight of a job's group without a counter its processes are added up."""
 _COUNT_SIZE = 64
 _IN_JOB = re.compile(r"/(?:job_(\d{1,18})|(s[0-9A-Z]{13}))(?:/|$)", re.MULTILINE)
@@ -167,7 +167,7 @@ class Roster:
 
     def due(self, at_ns: int) -> bool:
         """Whether it is time to look for jobs, though nothing said that one came or went."""
-        return at_ns >= self._rescan_ns
+        return at_ns >= self._rescan_ns or at_ns >= self._ask_ns
 
     def notice(self, at_ns: int, wall_ns: int) -> None:
         """Look for jobs that came or went."""
@@ -177,7 +177,9 @@ class Roster:
         self._find_scope(at_ns)
         if self._layout is not None:
             self._take_groups(self._layout, at_ns, wall_ns)
-            self._find_suspended(self._layout, at_ns)
+        if at_ns >= self._ask_ns:
+            self._ask_ns = at_ns + RESCAN_NS
+            self._find_suspended()
         self._rescan_ns = at_ns + (RESCAN_NS if self._layout is not None else RESCAN_NS // 5)
         self._forget(at_ns)
 
@@ -279,19 +281,16 @@ class Roster:
         proven = self._uncounted_ns is not None and at_ns - self._uncounted_ns >= _UNCOUNTED_NS
         return layout if proven else None
 
-    def _find_suspended(self, layout: cgroup.Layout, at_ns: int) -> None:
-        """Ask, every ten seconds, who is suspended, of those who have used no CPU time since the last tick."""
-        if at_ns < self._ask_ns:
-            return
-        self._ask_ns = at_ns + RESCAN_NS
+    def _find_suspended(self) -> None:
+        """Ask who is suspended, of those who have used no CPU time since the last tick."""
         for job in self._jobs.values():
-            if job.group is None or job.file is None:
+            if job.group is None or job.file is None or self._layout is None:
                 continue
             try:
                 still = job.suspended or job.file.count() == job.count
             except MeterError:
                 continue  # it went: the next look finds that out
-            suspended = still and cgroup.suspended(self._root, layout, job.group)
+            suspended = still and cgroup.suspended(self._root, self._layout, job.group)
             if suspended != job.suspended:
                 job.suspended = suspended
                 self.changed = True
