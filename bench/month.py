@@ -52,7 +52,7 @@ def build(shared: Path, jobs: int = JOBS, seed: int = 1, *, records: bool = Fals
     if records:
         _write_records(shared, start, length, user, node, cores)
     # What the aggregator leaves beside the ledger, so that no file is opened to learn what it was made of.
-    index.write(shared, CLUSTER, index.known(connect(1), shared, CLUSTER)[0])
+    index.write(shared, CLUSTER, index.known(lambda: connect(1), shared, CLUSTER)[0])
     config = shared.parent / "large.toml"
     config.write_text(CONFIG.format(shared=shared))
     return config

@@ -73,13 +73,14 @@ def do_engine(engine: str, shared: str) -> dict[str, float]:
     if engine == "duckdb":
         import duckdb
 
-        con = duckdb.connect()
         sql = (
             f"SELECT filename, {_KEYS}, {_SUMS}, max(alloc_cores), max(alloc_gpus), min(epoch_us(bucket)),"
             " max(epoch_us(bucket)) FROM read_parquet($files, filename = true, hive_partitioning = false) GROUP BY ALL"
         )
         start, used = time.perf_counter(), _used()
+        con = duckdb.connect()
         con.execute(f"CREATE TEMP TABLE result AS {sql}", {"files": files})
+        con.close()  # as ours does: it gives back what 2,000 footers took, a twentieth of the time
     else:
         import polars as pl
 

@@ -96,7 +96,7 @@ def build(shared: Path, per_day: int = 33_000) -> Path:
             days.write_day(con, "made", index.day_path(shared, CLUSTER, day), CLUSTER, day, _entries(con, "made"))
         for month in range(1, 13):
             _records(con, shared, per_day, month)
-        index.write(shared, CLUSTER, index.known(con, shared, CLUSTER)[0])
+        index.write(shared, CLUSTER, index.known(lambda: con, shared, CLUSTER)[0])
     jobs.write_cursor(shared, CLUSTER, FIRST + timedelta(days=DAYS))
     config = shared.parent / "year.toml"
     config.write_text(CONFIG.format(shared=shared))

@@ -38,7 +38,7 @@ _MERGE = f"""
 CREATE OR REPLACE TEMP TABLE merged AS
 SELECT make_timestamptz($hour_us::BIGINT) AS hour, node, {_KEYS}, {_SUMS}, {_MAXIMA},
     make_timestamptz(min(first_us)) AS first_bucket, make_timestamptz(max(last_us)) AS last_bucket
-FROM grouped GROUP BY ALL ORDER BY {_ORDER}
+FROM grouped GROUP BY ALL
 """  # noqa: S608 - column names are our own
 
 
@@ -169,7 +169,7 @@ def aggregate(
     with exclusive(shared / "ledger" / cluster / ".lock") as now_ns:
         con = connect(1)
         try:
-            recorded, _ = index.known(con, shared, cluster, since, until)
+            recorded, _ = index.known(lambda: con, shared, cluster, since, until)
         finally:
             con.close()
         packs.bring_lost(shared / "shards" / cluster, recorded, since, until)

@@ -74,7 +74,7 @@ def _pack_day(shared: Path, cluster: str, day: datetime) -> None:
     with tempfile.TemporaryDirectory(prefix="hpccarbon-") as spill, contextlib.closing(connect(1)) as con:
         con.execute(f"SET memory_limit = '{_MEMORY_MIB}MiB'")
         con.execute(f"SET temp_directory = '{spill}'")
-        held, faults = index.known(con, shared, cluster, day, day + timedelta(days=1))
+        held, faults = index.known(lambda: con, shared, cluster, day, day + timedelta(days=1))
         if faults:
             raise faults[0]
         files = {hour: index.path_of(shared, cluster, hour, one) for hour, one in held.items()}

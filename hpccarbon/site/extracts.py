@@ -175,7 +175,7 @@ def _fingerprints(shared: Path, cluster: str) -> dict[str, str]:
     """Month -> what its extracts are made of, in a few characters."""
     parts: dict[str, list[str]] = {}
     with contextlib.closing(connect(1)) as con:
-        entries, _ = index.known(con, shared, cluster)
+        entries, _ = index.known(lambda: con, shared, cluster)
     for hour, one in sorted(entries.items()):
         parts.setdefault(f"{hour:%Y-%m}", []).append(f"{one.hour_s} {one.digest}")
     for path in jobs.job_files(shared, cluster):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -112,13 +112,17 @@ def entry(path: str, hour: datetime, written: Written, directory_ns: int = 0, *,
 
 
 def known(
-    con: duckdb.DuckDBPyConnection,
+    connection: Callable[[], duckdb.DuckDBPyConnection],
     shared: Path,
     cluster: str,
     since: datetime | None = None,
     until: datetime | None = None,
 ) -> tuple[dict[datetime, HourEntry], list[ShardError]]:
-    """The ledger hours that touch [since, until), and the ledger files that cannot be used."""
+    """The ledger hours that touch [since, until), and the ledger files that cannot be used.
+
+    Args:
+        connection: gives the engine, where an hour is not remembered and its file has to be asked.
+    """
     root = str(shared / "ledger" / cluster)
     files = hour_entries(root, "hour=", since, until, ".parquet")
     days = day_entries(root, DAY_FILE, since, until)
@@ -130,7 +134,7 @@ def known(
             status = os.stat(path)  # noqa: PTH116
             found = remembered.get(int(hour.timestamp()))
             if found is None or found.packed or (found.size, found.mtime_ns) != (status.st_size, status.st_mtime_ns):
-                found = from_file(con, path, cluster, hour)
+                found = from_file(connection(), path, cluster, hour)
         except FileNotFoundError:
             continue
         except ShardError as fault:
@@ -139,7 +143,7 @@ def known(
         entries[hour] = found
     for day, path in days.items():
         try:
-            held = _of_day(con, path, cluster, day, remembered, files)
+            held = _of_day(connection, path, cluster, day, remembered, files)
         except FileNotFoundError:
             continue
         except ShardError as fault:
@@ -153,7 +157,7 @@ def known(
 
 
 def _of_day(
-    con: duckdb.DuckDBPyConnection,
+    connection: Callable[[], duckdb.DuckDBPyConnection],
     path: str,
     cluster: str,
     day: datetime,
@@ -168,7 +172,7 @@ def _of_day(
         if one is not None and one.packed and (one.size, one.mtime_ns) == (status.st_size, status.st_mtime_ns):
             found[hour] = one
         elif hour not in files:
-            return from_day(con, path, cluster, day)
+            return from_day(connection(), path, cluster, day)
     return found
 
 

@@ -17,7 +17,7 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, jobs, packs, shards
-from hpccarbon.site.engine import connect, quoted, reason
+from hpccarbon.site.engine import OnDemand, connect, quoted, reason
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
 
@@ -84,6 +84,10 @@ class EnergyRow(msgspec.Struct, frozen=True):
     def energy_uj(self) -> int:
         """The sum of the known components."""
         return sum(part or 0 for part in (self.cpu_uj, self.dram_uj, self.gpu_uj, self.other_uj))
+
+
+Window = tuple[datetime | None, datetime | None]
+"""[since, until), None: without end on that side."""
 
 
 class Plan(NamedTuple):
@@ -346,19 +350,22 @@ class Ledger:
 
     def _plan(self, cluster: str, selection: Selection) -> Plan:
         """For every hour of the selection: its ledger file if that is up to date, else its shards."""
-        with contextlib.closing(connect(1)) as con:
-            entries, faults = index.known(con, self.shared, cluster, selection.since, selection.until)
+        entries: dict[datetime, index.HourEntry] = {}
+        directories: dict[datetime, str] = {}
+        faults: list[ShardError] = []
+        with OnDemand(1) as connection:
+            for since, until in self._windows(cluster, selection):
+                known, broken = index.known(connection, self.shared, cluster, since, until)
+                entries |= known
+                faults += broken
+                directories |= shards.hour_dirs(self.shared, cluster, since, until)
         entries = {
             hour: one
             for hour, one in entries.items()
             if not self._broken or index.path_of(self.shared, cluster, hour, one) not in self._broken
         }
-        directories = shards.hour_dirs(self.shared, cluster, selection.since, selection.until)
-        may_hold = self._hint(cluster, selection)
         plan = Plan(cluster, {}, {})
         for hour in sorted(entries.keys() | directories.keys()):
-            if not may_hold(hour):
-                continue
             one, directory = entries.get(hour), directories.get(hour)
             partial = _partial(hour, selection)
             files: list[shards.ShardFile] | None = None
@@ -378,25 +385,30 @@ class Ledger:
             self._note(fault)
         return plan
 
-    def _hint(self, cluster: str, selection: Selection) -> Callable[[datetime], bool]:
-        """Which hours can hold these jobs, by their records: all, where a job has no record or may have run since."""
-        if selection.job_ids is None:
-            return lambda hour: True
+    def _windows(self, cluster: str, selection: Selection) -> list[Window]:
+        """The spans of time in which rows of the selection can lie, apart from each other.
+
+        For jobs these are the time in which they ran by their records, and what came since accounting was read; where a
+        job has no record, or may have run since, it is all of the selection's time.
+        """
+        whole = (selection.since, selection.until)
         read_until = jobs.read_cursor(self.shared, cluster)
-        if read_until is None:
-            return lambda hour: True
+        if selection.job_ids is None or read_until is None:
+            return [whole]
         try:
             files = jobs.holding(jobs.job_files(self.shared, cluster), selection.job_ids)
             records = jobs.read(self._con, files, _among("job_id", selection.job_ids))
         except ShardError as fault:
             self._note(fault)
-            return lambda hour: True
+            return [whole]
         starts = [one.start for one in records if one.start is not None]
         if {one.job_id for one in records} != set(selection.job_ids) or len(starts) < len(records):
-            return lambda hour: True
+            return [whole]
         first = min(starts) - _HINT_MARGIN
         last = max(one.end or read_until for one in records) + _HINT_MARGIN
-        return lambda hour: (first - timedelta(hours=1) < hour <= last) or hour >= read_until - 2 * _HINT_MARGIN
+        since_read = read_until - 2 * _HINT_MARGIN
+        windows = [(first, None)] if last >= since_read else [(first, last), (since_read, None)]
+        return [window for one in windows if (window := _common(one, whole)) is not None]
 
     def _all_young(self, plan: Plan, selection: Selection) -> Plan:
         """The same plan with every hour read from its shards, where they still lie."""
@@ -654,6 +666,13 @@ def _without(one: index.HourEntry, selection: Selection) -> bool:
     if one.first_job is None or one.last_job is None:
         return True
     return not any(one.first_job <= job_id <= one.last_job for job_id in selection.job_ids)
+
+
+def _common(one: Window, other: Window) -> Window | None:
+    """The time that lies in both; None if that is none."""
+    since = max((moment for moment in (one[0], other[0]) if moment is not None), default=None)
+    until = min((moment for moment in (one[1], other[1]) if moment is not None), default=None)
+    return None if since is not None and until is not None and since >= until else (since, until)
 
 
 def _partial(hour: datetime, selection: Selection) -> bool:

@@ -181,7 +181,7 @@ def prove(
     """
     import duckdb
 
-    recorded, broken = index.known(con, shared, cluster, hour, hour + timedelta(hours=1))
+    recorded, broken = index.known(lambda: con, shared, cluster, hour, hour + timedelta(hours=1))
     if broken:
         return str(broken[0])
     if hour not in recorded:

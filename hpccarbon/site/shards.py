@@ -344,6 +344,10 @@ def _group(con: duckdb.DuckDBPyConnection, paths: list[str], base: int) -> None:
     for name, wanted in _TYPES.items():
         if types[name] != wanted:
             raise duckdb.InvalidInputException(f"column {name} does not have the type that schema version 1 gives it")
+    if base == 0:  # nothing is in it yet: no row needs to be copied
+        con.execute("DROP TABLE grouped")
+        con.execute("ALTER TABLE part RENAME TO grouped")
+        return
     con.execute("INSERT INTO grouped BY NAME FROM part")
     con.execute("DROP TABLE part")
 

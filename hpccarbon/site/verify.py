@@ -69,7 +69,7 @@ def verify(
     """
     directories = shards.hour_dirs(shared, cluster, since, until)
     with contextlib.closing(connect(1)) as con:
-        ledgers, faults = index.known(con, shared, cluster, since, until)
+        ledgers, faults = index.known(lambda: con, shared, cluster, since, until)
     hours = sorted(directories.keys() | ledgers.keys())
     balances: dict[str, dict[str, int]] = {name: {} for name in schema.ENERGY_COLUMNS}
     nodes: set[str] = set()
