@@ -17,6 +17,8 @@ class Channel(msgspec.Struct, frozen=True):
     difference above it is a gap, never a bill. `idle_uw` is the static power in µW where the meter itself knows it (0:
     it is learned). `socket` is the CPU package, where the counter has one; `device` the stable identity (GPU UUID).
     `nested_in` names the zone that already contains this one: such channels are shown by `doctor` and never added.
+    `epoch` tells the counter from an earlier one of the same name that began at 0, where the hardware says so: readings
+    of two epochs are never subtracted.
     """
 
     meter: str
@@ -30,6 +32,12 @@ class Channel(msgspec.Struct, frozen=True):
     device: str | None = None
     nested_in: str | None = None
     note: str = ""
+    epoch: str = ""
+
+    @property
+    def counter(self) -> str:
+        """The identity of what is counted up: `key`, and the epoch where there is one."""
+        return f"{self.key}@{self.epoch}" if self.epoch else self.key
 
     @property
     def key(self) -> str:

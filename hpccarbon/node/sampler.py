@@ -40,7 +40,7 @@ class Mark(msgspec.Struct):
     at_ns: int
     wall_ns: int = 0
     counters: dict[str, tuple[int, int]] = {}
-    """channel -> (energy_uj, at_ns) of its last good reading"""
+    """`Channel.counter` -> (energy_uj, at_ns) of its last good reading"""
     idle_uw: dict[str, int] = {}
     assumed_uw: dict[str, int] = {}
     """static power that nobody measured, from the model of the CPU's family"""
@@ -150,6 +150,7 @@ class Sampler:
         self._channels: tuple[Channel, ...] = ()
         self._reading: tuple[Meter, ...] = ()
         self._keys: tuple[str, ...] = ()
+        self._counters: tuple[str, ...] = ()
         self._take_channels()
 
     # ---- what is there ------------------------------------------------------------------------------------------
@@ -157,6 +158,7 @@ class Sampler:
     def _take_channels(self) -> None:
         self._channels = tuple(channel for meter in self._meters for channel in meter.channels)
         self._keys = tuple(channel.key for channel in self._channels)
+        self._counters = tuple(channel.counter for channel in self._channels)
         self._reading = tuple(meter for meter in self._meters if meter.channels)
         self._idle.take(self._channels)
         self._division = None
@@ -288,12 +290,12 @@ class Sampler:
 
     def _judge_gaps(self, energy: list[int | None], reasons: Mapping[str, str], at_ns: int) -> list[int | None] | None:
         put_off = False
-        for key, value in zip(self._keys, energy, strict=True):
+        for key, counter, value in zip(self._keys, self._counters, energy, strict=True):
             if value is None:
                 since = self._gaps[key][0] if key in self._gaps else at_ns
                 self._gaps[key] = (since, reasons.get(key, "cannot be read"))
                 young = at_ns - since < PUT_OFF_NS
-                if young and self.mark is not None and key in self.mark.counters:
+                if young and self.mark is not None and counter in self.mark.counters:
                     put_off = True
                 elif not young and key not in self._lost:
                     self._lost.add(key)
@@ -310,7 +312,7 @@ class Sampler:
         counters = self.mark.counters
         deltas: list[int | None] = []
         for channel, key, now in zip(self._channels, self._keys, energy, strict=True):
-            last = counters.get(key)
+            last = counters.get(channel.counter)
             if now is None or last is None:
                 deltas.append(None)
                 continue
@@ -345,9 +347,9 @@ class Sampler:
         mark.at_ns, mark.wall_ns, mark.busy_ns, mark.scope = now.at_ns, now.wall_ns, now.busy_ns, now.scope
         self.roster.ticked(now.scope)
         counters = mark.counters
-        for key, value in zip(self._keys, now.energy, strict=True):
+        for counter, value in zip(self._counters, now.energy, strict=True):
             if value is not None:
-                counters[key] = (value, now.at_ns)
+                counters[counter] = (value, now.at_ns)
 
     # ---- when the set of jobs or the minute changes ---------------------------------------------------------------
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hpccarbon.config import parse
 from hpccarbon.node import meters
 from hpccarbon.node.meters import GpuUnit, Meter, amd, cray, gpu_units, hwmon
 from hpccarbon.node.meters.gauge import BRIDGE_NS, Integral
-from hpccarbon.node.sampler import difference
+from hpccarbon.node.sampler import Sampler, difference
 from hpccarbon.node.sysroot import SysRoot
+from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.records import Gap, Reading
 from hpccarbon.units import NS_PER_S
 from tests.meters.ground import CONFIG, TREES, copied, show, tree
@@ -104,6 +107,30 @@ def test_a_blade_that_has_stopped_writing_is_a_gap() -> None:
     assert isinstance(first, Reading)
     assert isinstance(again, Reading)
     assert difference(channel, first.energy_uj, again.energy_uj, 80 * S) is None  # counters began anew: no bill
+
+
+@pytest.mark.parametrize("began_at_j", [0, 40_000_000])
+def test_a_controller_that_began_anew_is_a_gap_be_its_counters_lower_or_higher(tmp_path: Path, began_at_j: int) -> None:
+    """`startup` changes: nothing is billed across it, and everything after it. A new `generation` is no news."""
+    with copied("cray-ex-cpu") as top:
+        config = parse('[meters]\nenabled = ["cray"]')
+        before = int((top / PM / "energy").read_text().split()[0])
+        sampler = Sampler(SysRoot(top), "n1", meters.discover(SysRoot(top), config), JobFiles(tmp_path))
+        energy_j, billed = before, []
+        for second in range(1, 9):
+            if second == 3:
+                show(top, f"{PM}/generation", "77")
+            if second == 5:
+                show(top, f"{PM}/startup", "1783009999")
+                energy_j = began_at_j
+            energy_j += 500
+            show(top, f"{PM}/energy", f"{energy_j} J 1 us")
+            show(top, f"{PM}/freshness", str(second))
+            sampler.tick(second * S, second * S)
+            sampler.settle()
+            billed.append(sum(energy for (_, key), (energy, _) in sampler.pending.meters.items() if "energy" in key))
+        sampler.close()
+    assert billed == [joules * 1_000_000 for joules in (0, 500, 1000, 1500, 1500, 1500, 2000, 2500)]
 
 
 @pytest.mark.parametrize("text", ["", "12", "412 W 5 us", "J J", "-4 J 1 us"])

@@ -49,7 +49,10 @@ class Meter(Protocol):
         ...
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
-        """One entry per channel, same order; never raises for a sensor that fails."""
+        """One entry per channel, same order; never raises for a sensor that fails.
+
+        Not one entry where the counters turn out to be other ones: `channels` are to be taken anew then.
+        """
         ...
 
     def refresh(self) -> bool:
@@ -209,6 +212,9 @@ class _Chosen:
         if not self._channels:
             return []  # standing by costs nothing: /proc/stat alone would take as long as forty counters
         rows = self.meter.read(at_ns)
+        if not rows:
+            self._choose()
+            return []
         return rows if self._all else self._take(rows)
 
     def refresh(self) -> bool:

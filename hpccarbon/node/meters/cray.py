@@ -1,7 +1,8 @@
 """Energy of a Cray node and its parts from /sys/cray/pm_counters. Takes no value that the blade has stopped renewing.
 
 The blade controller writes the files about ten times a second: `N J T us`, with T its own time. `freshness` counts the
-rounds, `startup` changes when the controller begins anew and its counters with it.
+rounds; `startup` changes when the controller begins anew and its counters with it; `generation` changes with the power
+cap, which bends no counter.
 Source: HPE "User Access to Compute Node Power Data" (Cray EX), Cray S-0043 (XC).
 """
 
@@ -19,6 +20,7 @@ from hpccarbon.records import Channel, Component, Gap, Reading
 from hpccarbon.units import NS_PER_S, UJ_PER_J
 
 DIRECTORY = "sys/cray/pm_counters"
+_STARTUP = f"{DIRECTORY}/startup"
 STALE_NS = 5 * NS_PER_S
 """Counters that were not renewed for 50 rounds are old: what they say now is not what was used until now."""
 _ACCELERATOR = re.compile(r"accel(\d+)_energy")
@@ -45,7 +47,7 @@ class _Counter(NamedTuple):
 class CrayMeter:
     """Cumulative energy of the node, its CPUs, its memory and its accelerators.
 
-    Reads: sys/cray/pm_counters/{energy,cpu_energy,memory_energy,accelN_energy,freshness}
+    Reads: sys/cray/pm_counters/{energy,cpu_energy,memory_energy,accelN_energy,freshness,startup}
     Units: whole joules become int microjoules here; they do not wrap, and begin at 0 with the blade controller
     Needs: nothing, the files are everyone's
     """
@@ -57,6 +59,7 @@ class CrayMeter:
         self._counters: list[_Counter] = []
         self._findings: tuple[Finding, ...] = ()
         self._freshness: SysFile | None = None
+        self._startup = ""
         self._round = b""
         self._renewed_ns: int | None = None
         self.refresh()
@@ -72,8 +75,14 @@ class CrayMeter:
         return self._findings
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
-        """One reading or gap per counter; gaps while the blade controller has stopped writing."""
+        """One reading or gap per counter; gaps while the blade controller has stopped writing.
+
+        None at all when it has begun anew: its counters are other ones then, and `channels` says so.
+        """
         if not self._counters:
+            return []
+        if self._root.word(_STARTUP, self._startup) != self._startup:
+            self.refresh()
             return []
         stale = self._stale(at_ns)
         if stale:
@@ -98,6 +107,7 @@ class CrayMeter:
         before = self.channels
         self.close()
         names = self._root.names(DIRECTORY)
+        self._startup = self._root.word(_STARTUP)
         parts = any(_ACCELERATOR.fullmatch(name) for name in names)
         findings: list[Finding] = []
         for name in names:
@@ -116,6 +126,7 @@ class CrayMeter:
                 max_power_w=_BOUNDS_W[component],
                 device=f"accel{match[1]}" if match else None,
                 note="blade controller, 10 Hz, whole joules",
+                epoch=self._startup,
             )
             try:
                 file = self._root.open(f"{DIRECTORY}/{name}")
