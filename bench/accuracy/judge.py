@@ -124,7 +124,7 @@ def run(scenario: Scenario) -> Result:
     truth = world.truth()
     with tempfile.TemporaryDirectory() as directory:
         bills = [ours.bill(world, Path(directory))]
-    if world.mig:
+    if world.mig and not world.gpm:
         bills.append(ours.bill_with_activity(world))
     bills += [formula(world) for formula in peers.of(world)]
     return Result(scenario, world, truth, [judge(world, truth, bill) for bill in bills])

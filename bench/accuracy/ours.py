@@ -41,6 +41,7 @@ class VirtualGpu:
         self.at_ns = 0
         self._last_ns = 0
         self._use: dict[int, int] = {}
+        self._busy: dict[int, int] = {}
         self.channels: Sequence[Channel] = (Channel("nvml", UUID, "gpu", device=UUID, max_power_w=1_000),)
         self.findings: Sequence[Finding] = ()
 
@@ -52,8 +53,15 @@ class VirtualGpu:
             for job in self._world.jobs
             if now > last and job.alive(now)
         }
+        if self._world.gpm and now > last:
+            self._busy = {place: self._activity(job, last, now) for place, job in enumerate(self._world.jobs)}
         self._last_ns = now
         return [Reading("nvml", UUID, at_ns, self._world.gpu_uj(now))]
+
+    def _activity(self, job: Job, last: int, now: int) -> int:
+        """How busy a job's slice was, 1/1000 %; the truth says it of the whole card."""
+        used = job.gpu_used.at(now) - job.gpu_used.at(last)
+        return min(100_000, used * 100_000 * self._world.gpu_parts // (job.gpu_parts * (now - last)))
 
     def devices(self) -> Sequence[Gpu]:
         """One card, whole or in slices."""
@@ -69,6 +77,10 @@ class VirtualGpu:
     def processes(self, uuid: str) -> Mapping[int, int]:
         """pid -> percent of the card. With MIG the driver tells of no process."""
         return {} if self._world.mig else self._use
+
+    def instances(self, uuid: str) -> Mapping[int, int]:
+        """GPU instance -> 1/1000 % of its multiprocessors, as GPM tells it."""
+        return self._busy
 
     def refresh(self) -> bool:
         """Nothing comes or goes."""

@@ -290,7 +290,7 @@ def kepler_gpu(world: World) -> Bills:
         energy = world.gpu_uj(last) - world.gpu_uj(first)
         active = max(0.0, energy - world.gpu_idle_mw * (last - first) / 1e6)
         use = {job.number: job.gpu_used.at(last) - job.gpu_used.at(first) for job in world.jobs if job.alive(last)}
-        if world.mig:  # no profiling counters on these readings
+        if world.mig and not world.gpm:  # no profiling counters on these readings
             use = dict.fromkeys(use, 1)
         start, end = world.window
         if first >= start and last <= end:

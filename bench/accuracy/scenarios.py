@@ -210,6 +210,13 @@ def gpu_mig() -> World:
     return World(jobs, LEAD_S + 610, gpu_idle_mw=60_000, gpu_parts=7, mig=True)
 
 
+def gpu_mig_told() -> World:
+    """Unevenly busy, on a card whose driver tells how busy each slice is."""
+    world = gpu_mig_uneven()
+    world.gpm = True
+    return world
+
+
 def gpu_mig_uneven() -> World:
     """The same, but one job lets its slice idle most of the time."""
     jobs = [
@@ -271,4 +278,8 @@ SCENARIOS: Sequence[Scenario] = (
     ),
     Scenario("gpu_mig", "MIG, evenly busy", "Slices of 3 and 2 of 7, both 80 % busy, 2 free.", gpu_mig, Bar(job=5.0)),
     Scenario("gpu_mig_uneven", "MIG, unevenly busy", "Slices of 3 and 2 of 7, 20 % and 90 % busy.", gpu_mig_uneven),
+    Scenario(
+        "gpu_mig_told", "MIG, unevenly busy, Hopper", "The same, on a card that tells how busy each slice is (GPM).",
+        gpu_mig_told, Bar(job=5.0),
+    ),
 )  # fmt: skip

@@ -125,7 +125,7 @@ class World:
 
     `late`: times in which no agent gets to read anything. `down`: the same, and the agent has lost its memory
     after it. `failed_s`: the reading next to this moment fails, for every agent one. `period_s`: every peer reads this
-    often instead of at its own period.
+    often instead of at its own period. `gpm`: the driver tells how busy each slice of the GPU is (Hopper and newer).
     """
 
     jobs: Sequence[Job]
@@ -146,6 +146,7 @@ class World:
     gpu_idle_mw: int = 0
     gpu_parts: int = 1
     mig: bool = False
+    gpm: bool = False
     tdp_mw: int = 0
     system: Curve = field(init=False)
 

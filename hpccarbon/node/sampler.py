@@ -16,7 +16,7 @@ import msgspec
 
 from hpccarbon.node.attribution import Division, Node, PoolKey, Share
 from hpccarbon.node.idle import IdlePower
-from hpccarbon.node.meters import Gpu, Meter, gpu_meters, gpu_units
+from hpccarbon.node.meters import Gpu, GpuUnit, Meter, gpu_meters, gpu_units
 from hpccarbon.node.pieces import BUCKET_NS, Interval, Piece
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpu_list, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
@@ -128,6 +128,7 @@ class Sampler:
         self._gpu_meters = gpu_meters(meters)
         self._shared_gpus: frozenset[str] = frozenset()
         self._pids: dict[int, RunKey | None] = {}
+        self._held_units: dict[RunKey, tuple[GpuUnit, ...]] = {}
         self.weights = Weights(root, weigh_by, online_cpu_list(root), log)
         self.roster = Roster(root, node, count, files, self.boot_id, self._gpus_held)
         sizes: dict[int, int] = {}
@@ -474,6 +475,8 @@ class Sampler:
         holders = [device for job in self._division_jobs for device in job.holding.gpus]
         shared = frozenset(device for device in holders if holders.count(device) > 1)
         self._pids.clear()  # pids come back
+        units = {job.key: gpu_units(self._gpus(), job.run.alloc_gpus) for job in self._division_jobs}
+        self._held_units = {key: tuple(held.values()) for key, held in units.items() if held}
         if shared != self._shared_gpus:
             self._shared_gpus = shared
             for meter in self._gpu_meters:
@@ -487,6 +490,8 @@ class Sampler:
         use: dict[str, list[int]] = {}
         for meter in self._gpu_meters:
             for device in self._shared_gpus:
+                if busy := meter.instances(device):
+                    use[device] = [self._busy(job, device, busy) for job in jobs]
                 for pid, amount in meter.processes(device).items():
                     if pid not in self._pids:
                         self._pids[pid] = self.roster.owner_of(pid)
@@ -494,6 +499,11 @@ class Sampler:
                     if owner in place:
                         use.setdefault(device, [0] * len(jobs))[place[owner]] += amount
         return use
+
+    def _busy(self, job: Job, device: str, busy: Mapping[int, int]) -> int:
+        """What a job's MIG instances did on a device: how busy each was, times its compute slices."""
+        units = [unit for unit in self._held_units.get(job.key, ()) if unit.device == device]
+        return sum(busy.get(unit.instance, 0) * unit.size for unit in units if unit.instance is not None)
 
     # ---- handing over -------------------------------------------------------------------------------------------
 

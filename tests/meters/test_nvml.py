@@ -219,12 +219,45 @@ def test_mig_is_the_parents_energy_and_the_instances_shares(tmp_path: Path, nvml
     ]
     names = ["0", "2", "3", "MIG-TWO", GPU1, "00000000:08:00.0", "0000:08:00.0", "/dev/nvidia1", "nonsense"]
     units = gpu_units([first, second], names)
-    assert units["0"] == GpuUnit(GPU0, 4, 7)
-    assert units["2"] == GpuUnit(GPU0, 1, 7)
-    assert units["mig-two".upper()] == GpuUnit(GPU0, 2, 7)
+    assert units["0"] == GpuUnit(GPU0, 4, 7, 1)
+    assert units["2"] == GpuUnit(GPU0, 1, 7, 9)
+    assert units["mig-two".upper()] == GpuUnit(GPU0, 2, 7, 2)
     assert units["3"] == units[GPU1] == units["00000000:08:00.0"] == units["0000:08:00.0"] == units["/dev/nvidia1"]
     assert units["3"] == GpuUnit(GPU1, 1, 1)
     assert "nonsense" not in units
+
+
+def test_how_busy_each_mig_instance_is_where_the_driver_tells(tmp_path: Path, nvml_state: Path) -> None:
+    slices = "mig 1 0 3 MIG-one\nmig 2 0 2 MIG-two\n"
+
+    def told(first: float, second: float) -> str:
+        return gpu(arch=9) + slices + f"gpm 1 {first}\ngpm 2 {second}\n"
+
+    with driver(tmp_path, nvml_state, told(10, 20)) as meter:
+        assert "2 MIG instances (charged by activity)" in meter.findings[0].detail
+        meter.read(0)
+        assert meter.instances(GPU0) == {}, "nobody asked"
+        meter.watch_processes({GPU0})
+        meter.read(NS_PER_S)
+        assert meter.instances(GPU0) == {}, "a first sample says nothing of a time"
+        nvml_state.write_text(told(12.5, 80))
+        meter.read(2 * NS_PER_S)
+        assert meter.instances(GPU0) == {1: 12_500, 2: 80_000}
+        nvml_state.write_text(told(12.5, 101))
+        meter.read(3 * NS_PER_S)
+        assert meter.instances(GPU0) == {}, "one of them without a value: all of them by size"
+        nvml_state.write_text(gpu(arch=9) + slices + "gpm 1 50\n")
+        meter.read(4 * NS_PER_S)
+        assert meter.instances(GPU0) == {}
+        nvml_state.write_text(told(1, 2))
+        for second in (5, 6):
+            rows = meter.read(second * NS_PER_S)
+        assert meter.instances(GPU0) == {1: 1_000, 2: 2_000}
+        assert isinstance(rows[0], Reading)
+        meter.watch_processes(())
+        assert meter.instances(GPU0) == {}
+    with driver(tmp_path, nvml_state, gpu() + slices) as meter:
+        assert "charged by size, the driver does not tell their activity" in meter.findings[0].detail
 
 
 def test_slurms_index_counts_by_minor_number_not_by_nvmls(tmp_path: Path, nvml_state: Path) -> None:

@@ -99,6 +99,10 @@ class GpuMeter(Protocol):
         """pid -> what it used of a GPU between the last two reads, in parts of no fixed whole."""
         ...
 
+    def instances(self, uuid: str) -> Mapping[int, int]:
+        """GPU instance of a MIG GPU -> how busy it was between the last two reads, 1/1000 %; empty where unknown."""
+        ...
+
 
 TABLE: dict[str, str] = {
     "rapl": "hpccarbon.node.meters.rapl",
@@ -139,11 +143,15 @@ def gpu_meters(meters: Iterable[Meter]) -> list[GpuMeter]:
 
 
 class GpuUnit(NamedTuple):
-    """What Slurm hands out as one GPU: `size` parts `of` a sensor's device: a MIG instance, a die, or all of it."""
+    """What Slurm hands out as one GPU: `size` parts `of` a sensor's device: a MIG instance, a die, or all of it.
+
+    `instance` is the GPU instance that a MIG instance is in.
+    """
 
     device: str
     size: int
     of: int
+    instance: int | None = None
 
 
 def gpu_units(gpus: Sequence[Gpu], names: Iterable[str]) -> dict[str, GpuUnit]:
@@ -163,7 +171,7 @@ def gpu_units(gpus: Sequence[Gpu], names: Iterable[str]) -> dict[str, GpuUnit]:
         if gpu.minor is not None:
             known[f"/dev/nvidia{gpu.minor}"] = whole
         total = sum(piece.size for piece in gpu.slices)
-        units = [GpuUnit(gpu.uuid, piece.size, total) for piece in gpu.slices]
+        units = [GpuUnit(gpu.uuid, piece.size, total, piece.gpu_instance) for piece in gpu.slices]
         known.update({piece.uuid.lower(): unit for piece, unit in zip(gpu.slices, units, strict=True)})
         for unit in units or [whole]:
             known[str(place)] = unit

@@ -106,6 +106,10 @@ class AmdMeter:
         """Nothing is known."""
         return {}
 
+    def instances(self, uuid: str) -> Mapping[int, int]:
+        """There is no MIG."""
+        return {}
+
     def read(self, at_ns: int) -> list[Reading | Gap]:
         """One reading or gap per card."""
         return [_read(card, at_ns) for card in self._cards]

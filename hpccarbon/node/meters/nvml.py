@@ -29,6 +29,7 @@ _UJ_PER_MJ = 1_000
 _UW_PER_MW = 1_000
 _GPU_MAX_W = 1_500
 """Bound where the GPU states no limit (a GB200's is 1,200 W)."""
+_PERCENT = 100
 _PEAK_PERCENT = 130
 """Short peaks lie above the limit, which is held over about a second."""
 _BLANK_MW = 0x7FFFFFF0
@@ -51,6 +52,8 @@ class _Card(NamedTuple):
     idle_mw: int = 0
     full_mw: int = 0
     gone: str = ""
+    gpm: bool = False
+    """Whether the driver tells how busy each MIG instance is"""
 
 
 class _Inventory(NamedTuple):
@@ -83,6 +86,9 @@ class NvmlMeter:
         self._asked_for: frozenset[str] = frozenset()
         self._seen_us: dict[str, int] = {}
         self._used: dict[str, dict[int, int]] = {}
+        self._busy: dict[str, dict[int, int]] = {}
+        self._samples: dict[tuple[str, int], Any] = {}
+        """(GPU, GPU instance) -> its last GPM sample; the worker's alone"""
         self._again = False
         self._look(start_timeout_s)
 
@@ -104,6 +110,7 @@ class NvmlMeter:
         """From the next `read` on, count what processes use of these GPUs: for those that jobs share."""
         self._asked_for = frozenset(uuids)
         self._used = {uuid: used for uuid, used in self._used.items() if uuid in self._asked_for}
+        self._busy = {uuid: busy for uuid, busy in self._busy.items() if uuid in self._asked_for}
 
     def processes(self, uuid: str) -> Mapping[int, int]:
         """pid -> use of the GPU's multiprocessors between the last two `read`s, in parts of no fixed whole.
@@ -113,6 +120,13 @@ class NvmlMeter:
         """
         return self._used.get(uuid, {})
 
+    def instances(self, uuid: str) -> Mapping[int, int]:
+        """GPU instance -> how busy its multiprocessors were between the last two `read`s, in 1/1000 %.
+
+        Empty where GPM does not tell (before Hopper), and where it was not asked for with `watch_processes`.
+        """
+        return self._busy.get(uuid, {})
+
     def read(self, at_ns: int) -> list[Reading | Gap]:
         """One reading or gap per GPU; waits for the driver for `gpu.timeout_s` once, and not at all while it hangs."""
         if not self._cards:
@@ -120,11 +134,11 @@ class NvmlMeter:
         cards, asked_for = self._cards, self._asked_for
         began_ns = time.monotonic_ns()
         try:
-            values, used = self._worker.call(lambda: self._sample(cards, asked_for), self._timeout_s)
+            values, used, busy = self._worker.call(lambda: self._sample(cards, asked_for), self._timeout_s)
         except Late:
             reason = f"the NVIDIA driver did not answer within {self._timeout_s:g} s"
             return [Gap("nvml", card.channel.zone, at_ns, reason) for card in cards]
-        self._used = used
+        self._used, self._busy = used, busy
         rows: list[Reading | Gap] = []
         for card, (value, moment_ns) in zip(cards, values, strict=True):
             zone = card.channel.zone
@@ -228,13 +242,15 @@ class NvmlMeter:
 
     def _sample(
         self, cards: Sequence[_Card], asked_for: Collection[str]
-    ) -> tuple[list[tuple[int | str, int]], dict[str, dict[int, int]]]:
-        """(mJ, mW or what went wrong; moment on the monotonic clock) of each card, and the use by processes."""
+    ) -> tuple[list[tuple[int | str, int]], dict[str, dict[int, int]], dict[str, dict[int, int]]]:
+        """(mJ, mW or what went wrong; moment on the monotonic clock) of each card; its use by process, by instance."""
         assert self._nvml is not None
         nvml = self._nvml
         values = [(_value(nvml, card), time.monotonic_ns()) for card in cards]
-        used = {card.gpu.uuid: self._processes(card) for card in cards if card.gpu.uuid in asked_for}
-        return values, used
+        shared = [card for card in cards if card.gpu.uuid in asked_for]
+        used = {card.gpu.uuid: self._processes(card) for card in shared}
+        busy = {card.gpu.uuid: self._instances(card) for card in shared if card.gpm}
+        return values, used, busy
 
     def _processes(self, card: _Card) -> dict[int, int]:
         assert self._nvml is not None
@@ -250,6 +266,38 @@ class NvmlMeter:
                 use[sample.pid] = use.get(sample.pid, 0) + sample.smUtil
                 self._seen_us[card.gpu.uuid] = max(self._seen_us.get(card.gpu.uuid, 0), sample.timeStamp)
         return use
+
+    def _instances(self, card: _Card) -> dict[int, int]:
+        """How busy each GPU instance was since its last sample; nothing, unless all of them tell."""
+        assert self._nvml is not None
+        nvml = self._nvml
+        busy: dict[int, int] = {}
+        instances = {piece.gpu_instance for piece in card.gpu.slices}
+        for instance in instances:
+            place = card.gpu.uuid, instance
+            try:
+                sample = nvml.nvmlGpmSampleAlloc()
+                before, self._samples[place] = self._samples.get(place), sample
+                nvml.nvmlGpmMigSampleGet(card.handle, instance, sample)
+                if before is not None:
+                    busy[instance] = _between(nvml, before, sample)
+                    nvml.nvmlGpmSampleFree(before)
+            except (nvml.NVMLError, ValueError):
+                return {}
+        return busy if len(busy) == len(instances) else {}
+
+
+def _between(nvml: ModuleType, before: Any, after: Any) -> int:
+    """How busy the multiprocessors were between two samples, 1/1000 %. Raises: NVMLError; ValueError for no value."""
+    asked = nvml.c_nvmlGpmMetricsGet_t()
+    asked.version, asked.numMetrics = nvml.NVML_GPM_METRICS_GET_VERSION, 1
+    asked.sample1, asked.sample2 = before, after
+    asked.metrics[0].metricId = nvml.NVML_GPM_METRIC_SM_UTIL
+    metric = nvml.nvmlGpmMetricsGet(asked).metrics[0]
+    if metric.nvmlReturn != nvml.NVML_SUCCESS or not 0 <= metric.value <= _PERCENT:
+        raise ValueError("no such value")
+    value: float = metric.value
+    return round(value * 1_000)
 
 
 def discover(root: SysRoot, config: Config) -> NvmlMeter:
@@ -314,9 +362,13 @@ def _card(nvml: ModuleType, index: int) -> _Card:
         device=uuid,
         note=f"{name}: {note}",
     )
-    slices = f", {len(gpu.slices)} MIG instances" if gpu.slices else ""
+    support = _ask(nvml, "nvmlGpmQueryDeviceSupport", handle) if gpu.slices else None
+    gpm = support is not None and bool(support.isSupportedDevice)
+    told = "activity" if gpm else "size, the driver does not tell their activity"
+    slices = f", {len(gpu.slices)} MIG instances (charged by {told})" if gpu.slices else ""
     where = f"{name}, minor {gpu.minor}, PCI {gpu.pci}{slices}: {note}"
-    return _Card(gpu, handle, way, channel, Finding("nvml", uuid, "ok", where, component="gpu"), idle_mw, full_mw)
+    finding = Finding("nvml", uuid, "ok", where, component="gpu")
+    return _Card(gpu, handle, way, channel, finding, idle_mw, full_mw, gpm=gpm)
 
 
 def _slices(nvml: ModuleType, handle: Any) -> tuple[Slice, ...]:

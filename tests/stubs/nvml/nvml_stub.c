@@ -13,6 +13,7 @@
  *   lost 1                     every call on this GPU says NVML_ERROR_GPU_IS_LOST
  *   hang_s N                   every call on this GPU takes this long
  *   mig GI CI SLICES UUID      an instance of so many compute slices
+ *   gpm GI PERCENT             GPM tells how busy the multiprocessors of this GPU instance are; no such line: no GPM
  *   process PID SM             a process and its share of the multiprocessors, in percent
  * Built by tests/stubs/nvml/build.py with the header of the package nvidia-nvml-dev-cu12. */
 #include <nvml.h>
@@ -28,14 +29,17 @@
 
 struct slice { unsigned gi, ci, slices; char uuid[96]; };
 struct process { unsigned pid, sm; };
+struct busy { unsigned gi; double percent; };
+struct nvmlGpmSample_st { double percent; };
 struct gpu {
   char uuid[96], pci[32], name[96];
-  unsigned minor, arch, util, slices, processes;
+  unsigned minor, arch, util, slices, processes, busies;
   unsigned long long energy_mj, power_mw, since_ns, limit_mw, max_limit_mw;
   double hang_s;
   int lost;
   struct slice slice[MOST];
   struct process process[MOST];
+  struct busy busy[MOST];
 };
 struct state {
   char driver[80];
@@ -87,6 +91,9 @@ static int load(struct state *s) {
     else if (!strcmp(key, "mig") && g->slices < MOST) {
       struct slice *i = &g->slice[g->slices++];
       sscanf(rest, "%u %u %u %95s", &i->gi, &i->ci, &i->slices, i->uuid);
+    } else if (!strcmp(key, "gpm") && g->busies < MOST) {
+      struct busy *b = &g->busy[g->busies++];
+      sscanf(rest, "%u %lf", &b->gi, &b->percent);
     } else if (!strcmp(key, "process") && g->processes < MOST) {
       struct process *p = &g->process[g->processes++];
       sscanf(rest, "%u %u", &p->pid, &p->sm);
@@ -295,6 +302,36 @@ EXPORT nvmlReturn_t nvmlDeviceGetProcessUtilization(nvmlDevice_t device, nvmlPro
     out[i].timeStamp = last + 1000000;
   }
   *count = g->processes;
+  return NVML_SUCCESS;
+}
+EXPORT nvmlReturn_t nvmlGpmQueryDeviceSupport(nvmlDevice_t device, nvmlGpmSupport_t *support) {
+  FIND(NULL);
+  support->isSupportedDevice = g->busies > 0;
+  return NVML_SUCCESS;
+}
+EXPORT nvmlReturn_t nvmlGpmSampleAlloc(nvmlGpmSample_t *sample) {
+  *sample = calloc(1, sizeof **sample);
+  return *sample ? NVML_SUCCESS : NVML_ERROR_MEMORY;
+}
+EXPORT nvmlReturn_t nvmlGpmSampleFree(nvmlGpmSample_t sample) {
+  free(sample);
+  return NVML_SUCCESS;
+}
+EXPORT nvmlReturn_t nvmlGpmMigSampleGet(nvmlDevice_t device, unsigned int instance, nvmlGpmSample_t sample) {
+  FIND(NULL);
+  for (unsigned i = 0; i < g->busies; i++)
+    if (g->busy[i].gi == instance) {
+      sample->percent = g->busy[i].percent;
+      return NVML_SUCCESS;
+    }
+  return NVML_ERROR_NOT_SUPPORTED;
+}
+EXPORT nvmlReturn_t nvmlGpmMetricsGet(nvmlGpmMetricsGet_t *get) { /* over the time between the samples: the later one's */
+  if (get->version != NVML_GPM_METRICS_GET_VERSION) return NVML_ERROR_ARGUMENT_VERSION_MISMATCH;
+  for (unsigned i = 0; i < get->numMetrics; i++) {
+    get->metrics[i].nvmlReturn = get->metrics[i].metricId == NVML_GPM_METRIC_SM_UTIL ? NVML_SUCCESS : NVML_ERROR_NOT_SUPPORTED;
+    get->metrics[i].value = get->sample2->percent;
+  }
   return NVML_SUCCESS;
 }
 EXPORT nvmlReturn_t nvmlDeviceGetComputeRunningProcesses_v3(nvmlDevice_t device, unsigned int *count,
