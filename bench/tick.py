@@ -2,10 +2,13 @@
 
 Real cgroups (v1 or v2, whichever this machine shows), made here and removed here; powercap files are plain files on
 tmpfs. Every job used CPU time between two ticks, so nothing is skipped.
+
+python -m bench.tick [gpus]     with 8 zones and 8 GPUs of the stub NVML, whose own time is measured beside it
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import statistics
@@ -13,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from hpccarbon.config import Config
@@ -24,12 +28,7 @@ from hpccarbon.node.usage.jobs import JobFiles
 
 JOBS, TICKS = 128, 1_000
 HERE = Path(__file__).parent
-ZONES = (
-    ("intel-rapl:0", "package-0"),
-    ("intel-rapl:1", "package-1"),
-    ("intel-rapl:0:0", "dram"),
-    ("intel-rapl:1:0", "dram"),
-)
+SOCKETS, GPU_SOCKETS, GPUS = 2, 4, 8
 
 
 def build_floor(directory: Path) -> Path:
@@ -103,10 +102,11 @@ class Groups:
         self.scope.rmdir()
 
 
-def powercap(root: Path) -> list[Path]:
-    """Four zones of plain files below a root that shows this machine's cgroups and CPUs."""
+def powercap(root: Path, sockets: int) -> list[Path]:
+    """A package and its memory per socket, as plain files below a root that shows this machine's cgroups and CPUs."""
     files = []
-    for zone, name in ZONES:
+    packages = [(f"intel-rapl:{socket}", f"package-{socket}") for socket in range(sockets)]
+    for zone, name in [*packages, *((f"{zone}:0", "dram") for zone, _ in packages)]:
         directory = root / "sys/class/powercap" / zone
         directory.mkdir(parents=True)
         (directory / "name").write_text(name + "\n")
@@ -118,6 +118,31 @@ def powercap(root: Path) -> list[Path]:
     (root / "sys/devices").symlink_to("/sys/devices")
     (root / "proc").symlink_to("/proc")
     return files
+
+
+def gpus(work: Path) -> Callable[[], float]:
+    """Load the stub NVML with its GPUs; what takes the µs that reading them takes inside pynvml and the library."""
+    from tests.stubs.nvml import build
+
+    state = work / "nvml.state"
+    card = "gpu\nuuid GPU-{0}\npci 00000000:0{0}:00.0\nname Stub\nenergy_mj 1000\npower_mw 250000\nlimit_mw 400000\n"
+    state.write_text("driver 550\n" + "".join(card.format(number) for number in range(GPUS)))
+    os.environ["NVML_STUB_STATE"] = str(state)
+    (work / "root/dev").mkdir()
+    (work / "root/dev/nvidiactl").touch()  # what says that a driver is loaded
+    ctypes.CDLL(str(build.build(work)))  # the loader finds it by its name from now on
+    import pynvml
+
+    pynvml.nvmlInit()
+    handles = [pynvml.nvmlDeviceGetHandleByIndex(number) for number in range(GPUS)]
+
+    def inside() -> float:
+        before = time.perf_counter_ns()
+        for handle in handles:
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        return (time.perf_counter_ns() - before) / 1e3
+
+    return inside
 
 
 def grow(files: list[Path], total_uj: int) -> None:
@@ -135,14 +160,15 @@ def pss_kib() -> int:
     return 0
 
 
-def measure() -> dict[str, float]:
+def measure(with_gpus: bool = False) -> dict[str, float]:
     """Run the comparison: medians in µs, PSS in MiB and what must not be loaded."""
     work = Path(tempfile.mkdtemp(prefix="hpccarbon-bench-", dir="/dev/shm"))
     node = f"bench{os.getpid()}"
     groups = Groups(node, JOBS)
     try:
         root = work / "root"
-        zones = powercap(root)
+        zones = powercap(root, GPU_SOCKETS if with_gpus else SOCKETS)
+        inside_nvml = gpus(work) if with_gpus else None
         sysroot = SysRoot(root)
         jobs = work / "jobs"
         jobs.mkdir()
@@ -150,9 +176,11 @@ def measure() -> dict[str, float]:
         sampler.notice(*clocks(), True)
         sampler.tick(*clocks())
         assert len(sampler.present) == JOBS, len(sampler.present)
+        assert len(sampler.channels) == len(zones) + (GPUS if with_gpus else 0), sampler.channels
         floor = Floor(build_floor(work), [*groups.files(), *zones])
         took: list[float] = []
         floors: list[float] = []
+        inside: list[float] = []
         energy = 123_456_789_012
         for number in range(TICKS):
             groups.burn(20_000)  # otherwise all differences were 0 and the division had nothing to do
@@ -167,6 +195,8 @@ def measure() -> dict[str, float]:
             took.append((time.perf_counter_ns() - before) / 1e3)
             if number % 2 == 0:
                 floors.append(floor.tick())
+            if inside_nvml is not None:
+                inside.append(inside_nvml())
             if number % 60 == 59:
                 sampler.settle()
                 sampler.committed()
@@ -176,6 +206,7 @@ def measure() -> dict[str, float]:
             "tick_us": statistics.median(took),
             "tick_p99_us": sorted(took)[TICKS * 99 // 100],
             "floor_us": statistics.median(floors),
+            "nvml_us": statistics.median(inside) if inside else 0.0,
             "pss_mib": pss_kib() / 1024,
             "foreign": float(len(foreign)),
             "cgroup": float(groups.version),
@@ -188,4 +219,4 @@ def measure() -> dict[str, float]:
 if __name__ == "__main__":
     import json
 
-    print(json.dumps(measure()))
+    print(json.dumps(measure(with_gpus="gpus" in sys.argv[1:])))
