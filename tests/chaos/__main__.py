@@ -26,10 +26,12 @@ VIRTUAL: tuple[Fault, ...] = (
     virtual_faults.crash_after_commit,
     virtual_faults.power_cut,
     virtual_faults.clocks,
+    virtual_faults.leap_smear,
     virtual_faults.storm_of_short_jobs,
     virtual_faults.storm_at_once,
     virtual_faults.odd_lives,
 )
+BY_NAME: tuple[Fault, ...] = (virtual_faults.bounded_long,)
 REAL: tuple[Fault, ...] = (real_faults.killed_processes, real_faults.full_disk)
 HEADINGS = ("class", "faults", "energy lost", "jobs lost", "longest tick", "longest hook", "seconds")
 
@@ -45,13 +47,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--short", action="store_true", help="a small part of each class")
-    parser.add_argument("--only", action="append", choices=[fault.__name__ for fault in VIRTUAL + REAL])
+    parser.add_argument("--only", action="append", choices=[fault.__name__ for fault in VIRTUAL + REAL + BY_NAME])
     options = parser.parse_args()
     failed = False
     print(_line(HEADINGS))
-    for fault in VIRTUAL + REAL:
-        if options.only and fault.__name__ not in options.only:
-            continue
+    chosen = [fault for fault in VIRTUAL + REAL + BY_NAME if fault.__name__ in (options.only or ())]
+    for fault in chosen or VIRTUAL + REAL:
         begun = time.monotonic()
         outcome = run(fault, options.seed, options.short)
         figures = (f"{outcome.energy_lost_uj} µJ", f"{outcome.jobs_lost}", _ms(outcome.tick_ms), _ms(outcome.hook_ms))

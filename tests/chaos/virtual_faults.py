@@ -30,6 +30,7 @@ from tests.node.virtual import Node
 TICK_NS = 5 * NS_PER_S
 DAY_TICKS = 24 * 3600 // 5
 MINUTE_TICKS = 12
+LONG_TICKS = 1_000_000
 
 
 def judged(outcome: Outcome, world: World, work: Work | None = None) -> Books:
@@ -251,6 +252,36 @@ def clocks(directory: Path, rng: random.Random, short: bool) -> Outcome:
     return outcome
 
 
+def leap_smear(directory: Path, rng: random.Random, short: bool) -> Outcome:
+    """A leap second smeared over 24 hours: the wall clock is slow by 11.6 millionths, the boot-time one is not."""
+    outcome = Outcome("leap smear")
+    world = World.alone(directory)
+    node, work = world.node, Work(world.node, rng)
+    right, began_ns = node.wall_offset_ns, node.at_ns
+    ticks = DAY_TICKS // 24 if short else DAY_TICKS
+    for number in range(ticks):
+        work.change(start=0.02, end=0.02)
+        work.run(TICK_NS)
+        node.wall_offset_ns = right - (node.at_ns - began_ns) * NS_PER_S // (24 * 3600 * NS_PER_S)
+        world.tick()
+        if number % MINUTE_TICKS == 0:
+            world.commit()
+    books = judged(outcome, world, work)
+    outcome.faults = 1
+    # Every minute of the wall clock is there once, and together they are as long as the time that really passed.
+    minutes = sorted({row.bucket for row in books.meters})
+    outcome.expect(minutes == list(range(minutes[0], minutes[-1] + 60, 60)), "a minute is missing")
+    zone = books.meters[0].channel
+    lengths = [row.covered_us for row in books.meters if row.channel == zone]
+    outcome.expect(abs(sum(lengths) * 1_000 - (node.at_ns - began_ns)) < NS_PER_S, "time was lost or made up")
+    outcome.expect(max(lengths) <= 60_001_000, "a minute is longer than the smear makes it")
+    outcome.note = (
+        f"{(right - node.wall_offset_ns) / 1e6:.0f} ms over {(node.at_ns - began_ns) / NS_PER_S / 3600:.0f} h"
+    )
+    world.close()
+    return outcome
+
+
 def suspend(world: World, rng: random.Random) -> bool:
     """The boot-time clock goes on while the node sleeps, its counters and its CPU time do not; whether nothing is owed.
 
@@ -358,31 +389,39 @@ def odd_lives(directory: Path, rng: random.Random, short: bool) -> Outcome:
     return outcome
 
 
-def bounded(directory: Path, rng: random.Random, short: bool) -> Outcome:
+def bounded_long(directory: Path, rng: random.Random, short: bool) -> Outcome:
+    """A million ticks and more than 100,000 jobs: takes twenty minutes, so it runs by name alone."""
+    return bounded(directory, rng, short, ticks=LONG_TICKS, rate=0.3)
+
+
+def bounded(directory: Path, rng: random.Random, short: bool, ticks: int | None = None, rate: float = 0.02) -> Outcome:
     """As many ticks as fit, jobs coming and going, hours sealed and dropped: nothing may grow after the first quarter.
 
     The short one has ticks of half a minute, so that its first quarter, too, holds all hours that the store keeps.
+
+    Args:
+        ticks: how many, however long they take; rate: how likely a job starts, and each ends, at a tick.
     """
     outcome = Outcome("bounded")
     world = World.alone(directory)
     work = Work(world.node, rng)
     budget_s = 2.0 if short else 120.0
     begun = time.monotonic()
-    ticks = 0
+    done = 0
     early: tuple[int, int, int] | None = None
     stores: list[int] = []
-    while (passed := time.monotonic() - begun) < budget_s:
+    while (passed := done / ticks if ticks else (time.monotonic() - begun) / budget_s) < 1:
         for _ in range(60):
-            work.change(start=0.02, end=0.02)
+            work.change(start=rate, end=rate)
             work.run(30 * NS_PER_S if short else NS_PER_S)
             world.tick()
-        ticks += 60
+        done += 60
         world.commit()
         world.store.mark_sealed([(hour.boot_id, hour.hour, hour.version) for hour in world.store.hours(unsealed=True)])
         world.store.drop_before(minute_of(world.node) // 60 - 2)
         shutil.rmtree(world.node.directory / "removed", ignore_errors=True)
         stores.append(_pages(world.state / STORE_FILES[0]))
-        if early is None and passed > budget_s / 4:
+        if early is None and passed > 1 / 4:
             early = _weight()
     late = _weight()
     assert early is not None
@@ -396,7 +435,7 @@ def bounded(directory: Path, rng: random.Random, short: bool) -> Outcome:
     outcome.expect(log_bytes <= 8 << 20, f"the store's log has {log_bytes} bytes")
     outcome.tick_ms = world.longest.ms
     outcome.note = (
-        f"{ticks:,} ticks, {work.started:,} jobs; first quarter -> end: RSS {early[0]:,} -> {late[0]:,} KiB,"
+        f"{done:,} ticks, {work.started:,} jobs; first quarter -> end: RSS {early[0]:,} -> {late[0]:,} KiB,"
         f" descriptors {early[1]} -> {late[1]}, threads {late[2]}; largest store in the first half and the second"
         f" {before:,} and {after:,} pages, log {log_bytes:,} B"
     )

@@ -32,6 +32,7 @@ class Node:
         dram_idle_w: int = 4,
         w_per_cpu: int = 10,
         dram: bool = True,
+        make_run_dir: bool = True,
     ) -> None:
         self.directory = directory
         self.cpus = cpus
@@ -52,7 +53,8 @@ class Node:
         self.cpuacct = self.root / "sys/fs/cgroup/cpuacct"
         self.scope = self.cpuacct / "slurm"
         self.jobs_dir = directory / "run" / "jobs"
-        self.jobs_dir.mkdir(parents=True)
+        if make_run_dir:
+            self.jobs_dir.mkdir(parents=True)
         self.scope.mkdir(parents=True)
         for zone, name in (("intel-rapl:0", "package-0"), ("intel-rapl:1", "package-1"), ("intel-rapl:0:0", "dram")):
             if zone in self.energy_uj:
