@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,4 +47,26 @@ class Longest:
         """Time what happens inside."""
         begun = time.perf_counter()
         yield
-        self.ms = max(self.ms, (time.perf_counter() - begun) * 1000)
+        self.take((time.perf_counter() - begun) * 1000)
+
+    def take(self, ms: float) -> None:
+        """One duration."""
+        self.ms = max(self.ms, ms)
+
+
+class Durations(Longest):
+    """All of them, for the one in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._all: list[float] = []
+
+    def take(self, ms: float) -> None:
+        """One duration, remembered."""
+        super().take(ms)
+        self._all.append(ms)
+
+    @property
+    def median_ms(self) -> float:
+        """The one in the middle; 0 where nothing was timed."""
+        return statistics.median(self._all) if self._all else 0.0

@@ -16,10 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hpccarbon.units import NS_PER_MS
-from tests.chaos.outcome import Longest, Outcome
+from tests.chaos.outcome import Durations, Outcome
 from tests.node.test_daemon import Running
 from tests.node.virtual import Node
 
+HOOK_MS = 5.0
 SCRIPTS = Path(__file__).resolve().parents[2] / "slurm_scripts"
 
 
@@ -28,13 +29,13 @@ class HookedNode(Node):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.longest_hook = Longest()
+        self.hooks, self.empty = Durations(), Durations()
         self.failed_hooks = 0
         self._settings = directory / "hooks.env"
         self._settings.write_text(f"HPCCARBON_RUN_DIR='{directory}/run'\n")
 
     def hook(self, job: int, restart: int, kind: str, uid: int, cores: int) -> None:
-        """Run the script."""
+        """Run the script; and before it one that does nothing, for what the machine takes to start a shell."""
         variables = {
             "HPCCARBON_HOOKS_ENV": str(self._settings),
             "SLURM_JOB_ID": str(job),
@@ -46,7 +47,9 @@ class HookedNode(Node):
             "SLURM_JOB_NODELIST": "n1",
             "SLURMD_NODENAME": "n1",
         }
-        with self.longest_hook.timed():
+        with self.empty.timed():
+            subprocess.run(["/bin/sh", "/dev/null"], env=variables, timeout=30, check=True)
+        with self.hooks.timed():
             done = subprocess.run(["/bin/sh", str(SCRIPTS / f"{kind}.sh")], env=variables, timeout=30)
         self.failed_hooks += done.returncode != 0
 
@@ -97,7 +100,14 @@ class Cluster:
             outcome.energy_lost_uj += abs(booked - drawn)
         known = {job for _, _, job, _, _ in rows if job is not None}
         outcome.jobs_lost += len(set(range(1, self.jobs + 1)) - known)
-        outcome.hook_ms = self.node.longest_hook.ms
+        hooks, empty = self.node.hooks, self.node.empty
+        outcome.hook_ms = hooks.ms
+        outcome.note = (
+            f"hooks {hooks.median_ms:.1f} ms in the median, a script that does nothing"
+            f" {empty.median_ms:.1f} ms, {empty.ms:.1f} ms at most"
+        )
+        own_ms = hooks.median_ms - empty.median_ms
+        outcome.expect(own_ms < HOOK_MS, f"a hook takes {own_ms:.1f} ms more than a script that does nothing")
         outcome.expect(self.node.failed_hooks == 0, f"{self.node.failed_hooks} hooks failed")
 
     def close(self) -> None:
@@ -145,7 +155,7 @@ def killed_processes(directory: Path, rng: random.Random, short: bool) -> Outcom
     finally:
         cluster.close()
     outcome.faults = sum(killed.values())
-    outcome.note = ", ".join(f"{count} of {name}" for name, count in killed.items())
+    outcome.note = f"{', '.join(f'{count} of {name}' for name, count in killed.items())}; {outcome.note}"
     return outcome
 
 
@@ -209,7 +219,7 @@ def full_disk(directory: Path, rng: random.Random, short: bool) -> Outcome:
             outcome.expect(lines <= full_stores, f"a full store was said {lines} times for {full_stores} faults")
             outcome.expect(lines > 0, "a full store was never said")
             outcome.expect("Traceback" not in said, "the daemon's log has a traceback")
-            outcome.note = f"store full {full_stores} times, said {lines} times"
+            outcome.note = f"store full {full_stores} times, said {lines} times; {outcome.note}"
         finally:
             cluster.close()
             if before is None:
