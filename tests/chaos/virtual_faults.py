@@ -190,7 +190,10 @@ def power_cut(directory: Path, rng: random.Random, short: bool) -> Outcome:
         else:
             outcome.expect(behind <= (way == "last write cut"), f"{way}: {behind} buckets behind")
     judged(outcome, world, work)
-    outcome.note = f"log cut anywhere (nothing of it on disk yet): up to {furthest} buckets behind"
+    outcome.note = (
+        "the last write cut: at most one bucket behind; log cut anywhere (a disk that lied):"
+        f" up to {furthest} buckets behind"
+    )
     world.close()
     return outcome
 
