@@ -38,9 +38,10 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     `cpus` is how many CPUs Slurm hands out on a node (CPUs= in slurm.conf; 0: those the kernel runs on).
     `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
     before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
-    the store; `idle_power_w` is the static power of all CPU packages together (0: learned). `weights` is what dynamic
-    energy goes by: CPU time, or what a hardware counter says of each job (docs/method.md, "Weights"). `textfile` is the
-    file that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
+    the store, and `store_limit_mb` (0: none) what all rows may take there: beyond it the oldest hours go, sealed ones
+    first (docs/reliability.md); `idle_power_w` is the static power of all CPU packages together (0: learned). `weights`
+    is what dynamic energy goes by: CPU time, or what a hardware counter says of each job (docs/method.md, "Weights").
+    `textfile` is the file that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
     """
 
     root: str = "/"
@@ -50,6 +51,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     seal_after_job_s: int = 10
     seal_user: str = ""
     keep_days: int = 7
+    store_limit_mb: int = 0
     idle_power_w: float = 0.0
     dram_idle_power_w: float = 0.0
     weights: Literal["cpu_time", "cycles", "instructions", "llc_misses", "cpu_clock"] = "cpu_time"
@@ -396,6 +398,10 @@ def _check(config: Config, where: str) -> None:
             "retention: keep_days removes what pack_days has packed; it must not be smaller",
         ),
         (1 <= daemon.keep_days <= 3660, "daemon.keep_days: must lie between 1 and 3660 days"),
+        (
+            daemon.store_limit_mb == 0 or 10 <= daemon.store_limit_mb <= 1_000_000,
+            "daemon.store_limit_mb: must lie between 10 and 1000000 MB, or be 0 for no limit",
+        ),
         (daemon.idle_power_w >= 0 and daemon.dram_idle_power_w >= 0, "daemon.idle_power_w: must not be negative"),
         (
             0 <= config.model.idle_power_w <= config.model.full_power_w or not config.model.full_power_w,

@@ -41,6 +41,8 @@ from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_MS, NS_PER_S
 EVENT_SPACING_NS = 50 * NS_PER_MS
 """A job that starts or ends gets a look of its own, but no storm of jobs gets more than twenty a second."""
 SEAL_LIMIT_NS = 600 * NS_PER_S
+SEAL_READS_NS = 60 * NS_PER_S
+"""A sealing child has read everything that it writes by then."""
 REFRESH_NS = 60 * NS_PER_S
 LOCK_PATIENCE_S = 1.0
 """How long a daemon that was killed may take to be gone: the kernel lets go of its lock as the last thing."""
@@ -246,6 +248,7 @@ class Daemon:
         if minute != self._minute or sampler.learned:
             self._minute = minute
             self.commit()
+            self._keep_small(at_ns, wall_ns)
             self._say_how_it_is(at_ns, wall_ns)
             _notify_systemd("WATCHDOG=1")
         if at_ns >= self._refresh_ns:
@@ -338,6 +341,27 @@ class Daemon:
         except sqlite3.Error as err:
             log(f"store: {err}; the next seal repeats the last one")
 
+    def _keep_small(self, at_ns: int, wall_ns: int) -> None:
+        """Hold the store within `daemon.store_limit_mb`, and say what that cost."""
+        limit_mb = self.config.daemon.store_limit_mb
+        # A child that has just begun may be reading the hour that would go; later it has read all that it writes.
+        reading = self._seal.running and self._seal.running_ns(at_ns) < SEAL_READS_NS
+        if not limit_mb or reading or self._commit_failed:
+            return
+        try:
+            lost = self._store.keep_within(limit_mb * 1_000_000, wall_ns // NS_PER_S // HOUR_S)
+        except sqlite3.Error as err:
+            log(f"store: {err}; it cannot be held within {limit_mb} MB now")
+            return
+        if lost.first is not None and lost.last is not None:
+            first, last = (
+                time.strftime("%Y-%m-%dT%HZ", time.gmtime(hour * HOUR_S)) for hour in (lost.first, lost.last)
+            )
+            log(
+                f"store: at its limit of {limit_mb} MB: {lost.hours} hour(s) from {first} to {last} that no shard holds"
+                " were given up; bring paths.shared_dir back, or raise daemon.store_limit_mb"
+            )
+
     def _finish(self) -> None:
         """SIGTERM: one more tick, commit, seal, go."""
         _notify_systemd("STOPPING=1")
@@ -414,6 +438,7 @@ class Daemon:
         hours = [] if self._commit_failed else self._store.hours(unsealed=True)
         pending = self.sampler.pending
         try:
+            given_up = self._store.given_up()
             health.write(
                 self._run,
                 health.Health(
@@ -434,6 +459,8 @@ class Daemon:
                     jobs=len(self.sampler.roster.jobs),
                     meters=[channel.key for channel in self.sampler.channels],
                     gaps=dict(self.sampler.gaps),
+                    given_up_hours=given_up.hours,
+                    given_up_last=None if given_up.last is None else given_up.last * HOUR_S,
                 ),
             )
         except (OSError, sqlite3.Error):

@@ -18,6 +18,8 @@ from hpccarbon.units import BUCKET_S
 NAME = "health.json"
 STALE_S = 3 * BUCKET_S
 """It is written once a minute; two may be missed while a disk is slow."""
+GIVEN_UP_S = 7 * 86_400
+"""For a week it is a problem that hours were lost, then a note."""
 Means = msgspec.Meta
 Verdict = Literal["ok", "note", "problem"]
 
@@ -42,6 +44,10 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     jobs: int
     meters: list[str]
     gaps: Annotated[dict[str, str], Means(description="meters that cannot be read now, and why")]
+    given_up_hours: Annotated[
+        int, Means(description="hours lost to daemon.store_limit_mb before a shard held them")
+    ] = 0
+    given_up_last: Annotated[float | None, Means(description="start of the latest of them")] = None
 
 
 class Remark(msgspec.Struct, frozen=True):
@@ -94,6 +100,11 @@ def remarks(health: Health, now: float, seal_s: int) -> list[Remark]:
         found.append(Remark("daemon", "ok", text))
     found.append(_store(health, now))
     found.append(_shards(health, now, seal_s))
+    if health.given_up_hours and health.given_up_last is not None:
+        ago = _span(now - health.given_up_last)
+        text = f"{health.given_up_hours} hour(s) given up at the store's limit, the latest {ago} ago"
+        advice = "these are lost: bring paths.shared_dir back, or raise daemon.store_limit_mb"
+        found.append(Remark("rows", "problem" if now - health.given_up_last < GIVEN_UP_S else "note", text, advice))
     meters = f"{len(health.meters)} read" + (f": {', '.join(health.meters)}" if health.meters else "")
     found.append(Remark("meters", "ok" if health.meters else "problem", meters, "" if health.meters else _DOCTOR))
     found += [Remark(f"gap {meter}", "note", reason, _DOCTOR) for meter, reason in sorted(health.gaps.items())]

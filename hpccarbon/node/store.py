@@ -23,6 +23,8 @@ from hpccarbon.units import HOUR_S
 
 VERSION = 1
 Stored = TypeVar("Stored")
+AT_ONCE = 24
+"""Hours that `keep_within` removes in one call at most."""
 _SYSTEM_ID, _UNALLOCATED_ID = 0, -1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS state (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -97,6 +99,19 @@ class MeterRow(NamedTuple):
     modelled: bool
     energy_uj: int
     covered_us: int
+
+
+class GivenUp(msgspec.Struct, frozen=True):
+    """Hours that went from the store before a shard held them: how many, the first and the last (since the epoch)."""
+
+    hours: int = 0
+    first: int | None = None
+    last: int | None = None
+
+    def and_also(self, hour: int) -> GivenUp:
+        """With one more."""
+        known = [one for one in (self.first, self.last) if one is not None]
+        return GivenUp(self.hours + 1, min([hour, *known]), max([hour, *known]))
 
 
 class Store:
@@ -322,13 +337,50 @@ class Store:
         old = self._db.execute("SELECT boot, hour FROM hour WHERE hour < ? AND sealed >= version", (hour,)).fetchall()
         with _transaction(self._db):
             for boot, gone in old:
-                span = (boot, gone * HOUR_S, (gone + 1) * HOUR_S)
-                self._db.execute("DELETE FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
-                self._db.execute("DELETE FROM meter WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
-                self._db.execute("DELETE FROM hour WHERE boot = ? AND hour = ?", (boot, gone))
+                self._drop(boot, gone)
             if old:
                 self._db.execute("DELETE FROM run WHERE last_hour < ? AND last_hour > 0", (hour,))
         return len(old)
+
+    def _drop(self, boot: int, hour: int) -> None:
+        span = (boot, hour * HOUR_S, (hour + 1) * HOUR_S)
+        self._db.execute("DELETE FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
+        self._db.execute("DELETE FROM meter WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
+        self._db.execute("DELETE FROM hour WHERE boot = ? AND hour = ?", (boot, hour))
+
+    def used_bytes(self) -> int:
+        """What the rows take; the file is larger by the pages that are free for the next ones."""
+        pages, free, size = (
+            self._db.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count", "page_size")
+        )
+        return int((pages - free) * size)
+
+    def keep_within(self, limit_bytes: int, hour: int) -> GivenUp:
+        """Remove whole hours before `hour`, the oldest first, until the rows take no more than `limit_bytes`.
+
+        Hours that lie in their shards go first. Those that do not are lost when they go: they are remembered. The last
+        counters stay, so what is counted from here on is right. At most a day goes at once: the loop is waiting.
+
+        Returns: what was lost by this call.
+        """
+        known = self._db.execute(
+            "SELECT boot, hour, sealed >= version AS safe FROM hour WHERE hour < ? ORDER BY safe DESC, hour", (hour,)
+        ).fetchall()
+        lost = GivenUp()
+        for boot, old, safe in known[:AT_ONCE]:
+            if self.used_bytes() <= limit_bytes:
+                break
+            with _transaction(self._db):
+                self._drop(boot, old)
+                if not safe:
+                    lost = lost.and_also(old)
+                    self._put("given_up", msgspec.json.encode(self.given_up().and_also(old)).decode())
+        return lost
+
+    def given_up(self) -> GivenUp:
+        """The hours that were ever lost to the limit."""
+        text = self.get("given_up")
+        return GivenUp() if text is None else self._decoded(text, GivenUp)
 
     def close(self) -> None:
         """Close the file."""
