@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 # What the lab, the stub of NVIDIA's library, the C floor of the benchmarks, the IPMI simulator, the pages in a real
 # browser and the metrics in a real Prometheus need from Debian.
-DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace
+DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace bindfs
 
 .DEFAULT_GOAL := help
 .PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean

@@ -423,6 +423,7 @@ def bounded(directory: Path, rng: random.Random, short: bool, ticks: int | None 
         world.store.mark_sealed([(hour.boot_id, hour.hour, hour.version) for hour in world.store.hours(unsealed=True)])
         world.store.drop_before(minute_of(world.node) // 60 - 2)
         shutil.rmtree(world.node.directory / "removed", ignore_errors=True)
+        world.node.forget()
         stores.append(_pages(world.state / STORE_FILES[0]))
         if early is None and passed > 1 / 4:
             early = _weight()

@@ -1,14 +1,20 @@
-"""The shared file system dies under a real daemon: a real one, frozen, whose writers not even SIGKILL ends."""
+"""The shared file system dies under a real daemon: one is frozen, and not even SIGKILL ends its writers; of the other
+one the server has stopped, and whoever looks at it waits, too.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
@@ -22,37 +28,80 @@ HOOKS = Path(__file__).resolve().parents[2] / "slurm_scripts"
 FROZEN_S = 8.0
 JOBS = tuple(range(11, 17))
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount and freeze a file system"),
-    pytest.mark.skipif(not all(map(shutil.which, ("fsfreeze", "mkfs.ext4"))), reason="no fsfreeze or mkfs.ext4"),
-]
+pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to mount a file system")]
 
 
-@pytest.fixture
-def share(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own at `shared`; whatever happens to the test, it is thawed."""
-    image, share = tmp_path / "share.img", tmp_path / "shared"
-    share.mkdir()
+class Share(NamedTuple):
+    """The shared directory, how to kill it and bring it back, and where its files can be seen meanwhile."""
+
+    path: Path
+    behind: Path
+    kill: Callable[[], object]
+    revive: Callable[[], object]
+    reads_hang: bool
+
+
+@contextmanager
+def frozen(tmp_path: Path, shared: Path) -> Iterator[Share]:
+    """An ext4 that is frozen: writes wait in the kernel, beyond SIGKILL; what was read before can still be read."""
+    if not all(map(shutil.which, ("fsfreeze", "mkfs.ext4"))):
+        pytest.skip("no fsfreeze or mkfs.ext4")
+    image = tmp_path / "share.img"
     with image.open("wb") as file:
         file.truncate(32 << 20)
     subprocess.run(["mkfs.ext4", "-q", str(image)], check=True)
-    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(share)], capture_output=True, text=True)
+    mounted = subprocess.run(["mount", "-o", "loop", str(image), str(shared)], capture_output=True, text=True)
     if mounted.returncode:
         pytest.skip(f"no loop device to mount here: {mounted.stderr.strip()}")
     # A test that is killed while the file system is frozen would leave processes that nothing ends.
-    watchdog = subprocess.Popen(["sh", "-c", f"sleep 90; fsfreeze -u '{share}'"], stderr=subprocess.DEVNULL)
+    watchdog = subprocess.Popen(["sh", "-c", f"sleep 90; fsfreeze -u '{shared}'"], stderr=subprocess.DEVNULL)
+
+    def freeze(option: str, check: bool = True) -> None:
+        subprocess.run(["fsfreeze", option, str(shared)], check=check, stderr=subprocess.DEVNULL)
+
     try:
-        yield share
+        yield Share(shared, shared, lambda: freeze("-f"), lambda: freeze("-u"), reads_hang=False)
     finally:
-        subprocess.run(["fsfreeze", "-u", str(share)], stderr=subprocess.DEVNULL)
+        freeze("-u", check=False)
         watchdog.kill()
         watchdog.wait()
-        subprocess.run(["umount", "-l", str(share)])
+        subprocess.run(["umount", "-l", str(shared)])
+
+
+@contextmanager
+def stopped(tmp_path: Path, shared: Path) -> Iterator[Share]:
+    """A file system whose server has stopped answering (FUSE): looking, reading and writing wait alike."""
+    if not shutil.which("bindfs") or not Path("/dev/fuse").exists():
+        pytest.skip("no bindfs or no /dev/fuse")
+    behind = tmp_path / "behind"
+    behind.mkdir()
+    caching = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
+    server = subprocess.Popen(["bindfs", "-f", "-o", caching, str(behind), str(shared)])
+    try:
+        for _ in range(100):
+            if os.path.ismount(shared):
+                break
+            time.sleep(0.05)
+        kill, revive = (lambda number=number: server.send_signal(number) for number in (signal.SIGSTOP, signal.SIGCONT))
+        yield Share(shared, behind, kill, revive, reads_hang=True)
+    finally:
+        server.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "-l", str(shared)])
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture(params=[frozen, stopped])
+def share(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Share]:
+    """A file system of its own at `shared`; whatever happens to the test, it is brought back."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    with request.param(tmp_path, shared) as made:
+        yield made
 
 
 @pytest.fixture
-def running(tmp_path: Path, share: Path) -> Iterator[Running]:
+def running(tmp_path: Path, share: Share) -> Iterator[Running]:
     daemon = Running(Node(tmp_path))
     yield daemon
     if daemon.process.poll() is None:
@@ -78,12 +127,22 @@ def script_ms(argv: list[str], env: dict[str, str]) -> float:
     return 1000 * (time.perf_counter() - begun)
 
 
-def test_a_dead_share_holds_nobody_up_and_loses_nothing(running: Running, share: Path) -> None:
+def assert_a_report_can_be_given_up(running: Running) -> None:
+    """Whoever asks for figures waits for the file system. The kernel ends such a wait by a deadly signal alone."""
+    argv = [sys.executable, "-m", "hpccarbon", "report", "--month", "this", "--config", str(running.config)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as report:
+        time.sleep(1.5)
+        assert report.poll() is None, "it waits"
+        report.terminate()
+        assert report.wait(5) == -signal.SIGTERM
+
+
+def test_a_dead_share_holds_nobody_up_and_loses_nothing(running: Running, share: Share) -> None:
     node, run_dir = running.node, running.node.directory / "run"
     node.start(7, uid=0, cores=2)
     node.run(NS_PER_S // 2, {7: 1.0})
     time.sleep(0.5)
-    subprocess.run(["fsfreeze", "-f", str(share)], check=True)
+    share.kill()
     answers, hooks, empty, most = [], [], [], 0
     jobs = iter(JOBS)
     until = time.monotonic() + FROZEN_S
@@ -106,15 +165,18 @@ def test_a_dead_share_holds_nobody_up_and_loses_nothing(running: Running, share:
         time.sleep(0.3)
     assert most == 1, "one child waits, and no other is started beside it"
     (stuck,) = children(running.process.pid)
-    assert Path(f"/proc/{stuck}/stat").read_text().rsplit(")", 1)[1].split()[0] == "D", "it really hangs in the kernel"
+    state = Path(f"/proc/{stuck}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    assert state in ("DS" if share.reads_hang else "D"), "it really hangs in the kernel"
+    if share.reads_hang:
+        assert_a_report_can_be_given_up(running)
     assert max(took for took, _ in answers) < 1, "a reading that is asked for comes at once"
     energies = [energy for _, energy in answers]
     assert energies == sorted(set(energies)), "and each knows more than the one before"
     own_ms = statistics.median(hooks) - statistics.median(empty)
     assert own_ms < 5, f"hooks write to the node's own memory: {own_ms:.1f} ms more than a script that does nothing"
-    assert running.shards() == []
+    assert not list((share.behind / "shards").rglob("*.parquet"))
 
-    subprocess.run(["fsfreeze", "-u", str(share)], check=True)
+    share.revive()
     wait_for(running.shards, "the shard that waited")
     node.end(7, cores=2)
     time.sleep(0.5)

@@ -112,6 +112,12 @@ class Node:
         if hooks:
             self.hook(job, restart, "epilog", self.owner[job], cores)
 
+    def forget(self) -> None:
+        """Let go of what is remembered of jobs that have ended: of a long run that would be most of the memory."""
+        for job in self.owner.keys() - self.usage_ns.keys():
+            del self.owner[job]
+            self.dynamic_uj.pop(job, None)
+
     def freeze(self, job: int, state: str) -> None:
         """What `scontrol suspend` (FROZEN) and `resume` (THAWED) do to a job's steps."""
         (self.scope / f"uid_{self.owner[job]}" / f"job_{job}" / "step_batch").mkdir(exist_ok=True)
