@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -18,5 +19,6 @@ def command(config_path: Path | None, node: str | None) -> None:
     from hpccarbon import config as configuration
     from hpccarbon.node.daemon import Daemon
 
+    os.umask(os.umask(0o022) | 0o022)  # whoever starts it: nobody else writes what it leaves in its run directory
     config = configuration.load(config_path)
     Daemon(config, config_path, configuration.node_name(node)).run()
