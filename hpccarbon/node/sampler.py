@@ -16,7 +16,7 @@ import msgspec
 
 from hpccarbon.node.attribution import Division, Node, PoolKey, Share
 from hpccarbon.node.idle import IdlePower
-from hpccarbon.node.meters import Gpu, GpuUnit, Meter, gpu_meters, gpu_units
+from hpccarbon.node.meters import Gpu, GpuUnit, Meter, SlowMeter, gpu_meters, gpu_units, slow_meters
 from hpccarbon.node.pieces import BUCKET_NS, Interval, Piece
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpu_list, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
@@ -150,6 +150,7 @@ class Sampler:
         self._bucket = 0
         self._channels: tuple[Channel, ...] = ()
         self._reading: tuple[Meter, ...] = ()
+        self._slow: list[SlowMeter] = []
         self._keys: tuple[str, ...] = ()
         self._counters: tuple[str, ...] = ()
         self._take_channels()
@@ -161,6 +162,7 @@ class Sampler:
         self._keys = tuple(channel.key for channel in self._channels)
         self._counters = tuple(channel.counter for channel in self._channels)
         self._reading = tuple(meter for meter in self._meters if meter.channels)
+        self._slow = slow_meters(self._reading)
         self._idle.take(self._channels)
         self._division = None
 
@@ -222,13 +224,15 @@ class Sampler:
         Args:
             at_ns: boot-time clock (durations); wall_ns: wall clock (labels). Both of this moment.
         """
-        energy = self._read_meters(at_ns)
-        if energy is None:
-            return
+        for meter in self._slow:  # their drivers answer while the jobs are read
+            meter.begin()
         roster, mark = self.roster, self.mark
         if roster.changed:
             roster.sort()
         counts = roster.counts()
+        energy = self._read_meters(at_ns)
+        if energy is None:
+            return
         now = _Now(at_ns, wall_ns, energy, roster.scope_count(), roster.busy_ns())
         if mark is None or at_ns < mark.at_ns:  # earlier: a boot that did not say so by its id
             self._begin(now)

@@ -84,6 +84,15 @@ class Gpu(NamedTuple):
 
 
 @runtime_checkable
+class SlowMeter(Protocol):
+    """A meter whose answer takes time, so that it is asked before the others are read."""
+
+    def begin(self) -> int | None:
+        """Ask; the next `read` takes the answer. Returns the moment, None where nothing could be asked."""
+        ...
+
+
+@runtime_checkable
 class GpuMeter(Protocol):
     """A meter that also knows its GPUs and who uses them."""
 
@@ -138,8 +147,16 @@ def discover(root: SysRoot, config: Config) -> list[Meter]:
 
 def gpu_meters(meters: Iterable[Meter]) -> list[GpuMeter]:
     """The meters that know GPUs, from what `discover` returned."""
-    inner = [meter.meter if isinstance(meter, _Chosen) else meter for meter in meters]
-    return [meter for meter in inner if isinstance(meter, GpuMeter)]
+    return [meter for meter in _inner(meters) if isinstance(meter, GpuMeter)]
+
+
+def slow_meters(meters: Iterable[Meter]) -> list[SlowMeter]:
+    """The meters that are asked before the others are read, of those that are read at all."""
+    return [meter for meter in _inner(one for one in meters if one.channels) if isinstance(meter, SlowMeter)]
+
+
+def _inner(meters: Iterable[Meter]) -> list[Meter]:
+    return [meter.meter if isinstance(meter, _Chosen) else meter for meter in meters]
 
 
 class GpuUnit(NamedTuple):

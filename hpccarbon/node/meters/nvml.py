@@ -84,6 +84,7 @@ class NvmlMeter:
         self._findings: tuple[Finding, ...] = ()
         self._integrals: dict[str, Integral] = {}
         self._asked_for: frozenset[str] = frozenset()
+        self._began_ns: int | None = None
         self._seen_us: dict[str, int] = {}
         self._used: dict[str, dict[int, int]] = {}
         self._busy: dict[str, dict[int, int]] = {}
@@ -127,17 +128,30 @@ class NvmlMeter:
         """
         return self._busy.get(uuid, {})
 
+    def begin(self) -> int | None:
+        """Have the driver asked, so that the next `read` finds the answer; the moment, None where it hangs."""
+        cards, asked_for = self._cards, self._asked_for
+        began_ns = time.monotonic_ns()
+        try:
+            if cards:
+                self._worker.ask(lambda: self._sample(cards, asked_for))
+                self._began_ns = began_ns
+        except Late:
+            return None
+        return self._began_ns
+
     def read(self, at_ns: int) -> list[Reading | Gap]:
         """One reading or gap per GPU; waits for the driver for `gpu.timeout_s` once, and not at all while it hangs."""
         if not self._cards:
             return []
-        cards, asked_for = self._cards, self._asked_for
-        began_ns = time.monotonic_ns()
+        cards, began_ns = self._cards, self._began_ns or self.begin()
+        self._began_ns = None
+        if began_ns is None:
+            return self._unanswered(at_ns)
         try:
-            values, used, busy = self._worker.call(lambda: self._sample(cards, asked_for), self._timeout_s)
+            values, used, busy = self._worker.answer(self._timeout_s)
         except Late:
-            reason = f"the NVIDIA driver did not answer within {self._timeout_s:g} s"
-            return [Gap("nvml", card.channel.zone, at_ns, reason) for card in cards]
+            return self._unanswered(at_ns)
         self._used, self._busy = used, busy
         rows: list[Reading | Gap] = []
         for card, (value, moment_ns) in zip(cards, values, strict=True):
@@ -151,6 +165,10 @@ class NvmlMeter:
             else:
                 rows.append(Reading("nvml", zone, then_ns, self._integrals[zone].add(then_ns, value * _UW_PER_MW)))
         return rows
+
+    def _unanswered(self, at_ns: int) -> list[Reading | Gap]:
+        reason = f"the NVIDIA driver did not answer within {self._timeout_s:g} s"
+        return [Gap("nvml", card.channel.zone, at_ns, reason) for card in self._cards]
 
     def refresh(self) -> bool:
         """Look for GPUs that came, went, or were lost; the answer of a slow driver is taken at a later refresh."""

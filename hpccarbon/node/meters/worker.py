@@ -33,12 +33,21 @@ class Worker:
 
     def call(self, job: Callable[[], Result], timeout_s: float) -> Result:
         """What `job` returns or raises. Raises: Late after `timeout_s`, or at once while an earlier call hangs."""
+        self.ask(job)
+        result: Result = self.answer(timeout_s)
+        return result
+
+    def ask(self, job: Callable[[], Any]) -> None:
+        """Have `job` begun; `answer` is to be called next. Raises: Late, while an earlier call hangs."""
         if self.stuck:
             raise Late
         if self._thread is None:
             self._start()
         self._owed = 1
         self._asked.put(job)
+
+    def answer(self, timeout_s: float) -> Any:
+        """What the job returns or raises. Raises: Late after `timeout_s`."""
         try:
             answer, error = self._answered.get(timeout=timeout_s)
         except Empty:
@@ -46,8 +55,7 @@ class Worker:
         self._owed = 0
         if error is not None:
             raise error
-        result: Result = answer
-        return result
+        return answer
 
     def close(self) -> None:
         """End the thread, once it is free; one that hangs ends with the process."""
