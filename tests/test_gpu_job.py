@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hpccarbon.site.ledger import Ledger, Selection
 from tests.lab import Lab, gpus
-from tests.lab.cluster import unavailable
+from tests.lab.fixture import own_lab
 from tests.stubs.nvml import build
 
 pytestmark = pytest.mark.lab
@@ -24,20 +20,10 @@ POWER_W = (250, 300, 70, 60)
 @pytest.fixture(scope="module")
 def gpu_lab() -> Iterator[Lab]:
     """A lab whose second node has four GPUs, listed by the stub in another order than by minor number."""
-    reason = unavailable() or build.missing()
-    if reason:
-        pytest.skip(f"NO LAB: {reason}")
-    folder = Path(tempfile.mkdtemp(prefix="hcgpu-"))
-    folder.chmod(0o755)
-    lab = Lab(folder)
-    try:
-        lab.up(gpus=True, prefix=f"g{os.getpid()}n")
+    with own_lab("g", missing=build.missing(), gpus=True) as lab:
         gpus.start_daemon(lab, POWER_W)
         time.sleep(2)
         yield lab
-    finally:
-        lab.down()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_job_pays_for_the_gpus_that_slurm_gave_it(gpu_lab: Lab) -> None:

@@ -479,8 +479,12 @@ class Sampler:
         holders = [device for job in self._division_jobs for device in job.holding.gpus]
         shared = frozenset(device for device in holders if holders.count(device) > 1)
         self._pids.clear()  # pids come back
-        units = {job.key: gpu_units(self._gpus(), job.run.alloc_gpus) for job in self._division_jobs}
-        self._held_units = {key: tuple(held.values()) for key, held in units.items() if held}
+        gpus = self._gpus() if shared else []
+        self._held_units = {
+            job.key: tuple(gpu_units(gpus, job.run.alloc_gpus).values())
+            for job in self._division_jobs
+            if shared.intersection(job.holding.gpus)
+        }
         if shared != self._shared_gpus:
             self._shared_gpus = shared
             for meter in self._gpu_meters:

@@ -11,7 +11,9 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,6 +30,28 @@ def _sweep() -> None:
         session = re.fullmatch(r"t(\d+)n1", left.names[0])
         if session and identity(int(session[1])) is None:
             left.down()
+
+
+@contextmanager
+def own_lab(letter: str, *, missing: str = "", **options: Any) -> Iterator[Lab]:
+    """A lab of a test's own, for a site that is set up otherwise. Skips, with the reason, where none can run.
+
+    Args:
+        letter: begins its nodes' names; missing: what else stands in the way.
+        options: of `Lab.up`.
+    """
+    reason = unavailable() or missing
+    if reason:
+        pytest.skip(f"NO LAB: {reason}")
+    folder = Path(tempfile.mkdtemp(prefix=f"hclab{letter}-"))
+    folder.chmod(0o755)  # jobs of other users run below it
+    own = Lab(folder)
+    try:
+        own.up(prefix=f"{letter}{os.getpid()}n", **options)
+        yield own
+    finally:
+        own.down()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -5,20 +5,17 @@ Slurm knows the flag from 24.05 on, so Debian 12's 22.05 skips this; `make compa
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from hpccarbon.site.ledger import Ledger, Selection
 from tests.lab import Lab
-from tests.lab.cluster import unavailable
+from tests.lab.fixture import own_lab
 
 pytestmark = pytest.mark.lab
 FIRST = (24, 5)
@@ -32,21 +29,11 @@ def slurm_version() -> tuple[int, ...]:
 
 @pytest.fixture
 def inside() -> Iterator[Lab]:
-    reason = unavailable()
-    if reason:
-        pytest.skip(f"NO LAB: {reason}")
-    if slurm_version() < FIRST:
+    if shutil.which("slurmd") and slurm_version() < FIRST:
         pytest.skip(f"Slurm {'.'.join(map(str, slurm_version()))} has no RunInJob; make compat has newer ones")
-    folder = Path(tempfile.mkdtemp(prefix="hcrij-"))
-    folder.chmod(0o755)
-    lab = Lab(folder)
-    try:
-        lab.up(prefix=f"r{os.getpid()}n", slurm={"PrologFlags": "Alloc,Contain,RunInJob"})
+    with own_lab("r", slurm={"PrologFlags": "Alloc,Contain,RunInJob"}) as lab:
         lab.start_daemon(lab.names[0])
         yield lab
-    finally:
-        lab.down()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_hooks_in_the_job_say_what_hooks_before_it_say(inside: Lab) -> None:

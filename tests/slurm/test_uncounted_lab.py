@@ -5,9 +5,6 @@ The daemon reads this machine's own files (`root = "/"`): processes stand nowher
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +16,7 @@ import pytest
 from hpccarbon.node.control import Answer, ask, socket_path
 from hpccarbon.site.ledger import Ledger, Selection
 from tests.lab import Lab
-from tests.lab.cluster import unavailable
+from tests.lab.fixture import own_lab
 
 pytestmark = pytest.mark.lab
 IDLE_W = 80
@@ -31,22 +28,12 @@ ASKED_S = 11
 
 @pytest.fixture(scope="module")
 def uncounted() -> Iterator[Lab]:
-    reason = unavailable()
-    if reason:
-        pytest.skip(f"NO LAB: {reason}")
-    folder = Path(tempfile.mkdtemp(prefix="hcunc-"))
-    folder.chmod(0o755)
-    lab = Lab(folder)
-    try:
-        lab.up(prefix=f"u{os.getpid()}n", slurm={"JobAcctGatherType": "jobacct_gather/linux"})
-        settings = folder / "hpccarbon.toml"
-        text = settings.read_text().replace(f'root = "{folder}/nodes/%n/root"', 'root = "/"\ncpus = 8')
+    with own_lab("u", slurm={"JobAcctGatherType": "jobacct_gather/linux"}) as lab:
+        settings = lab.dir / "hpccarbon.toml"
+        text = settings.read_text().replace(f'root = "{lab.dir}/nodes/%n/root"', 'root = "/"\ncpus = 8')
         settings.write_text(f"{text}[model]\nidle_power_w = {IDLE_W}\nfull_power_w = 200\n")
         lab.start_daemon(lab.names[0])
         yield lab
-    finally:
-        lab.down()
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def far(lab: Lab, job: int) -> Answer:

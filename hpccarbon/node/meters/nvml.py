@@ -292,17 +292,32 @@ class NvmlMeter:
         busy: dict[int, int] = {}
         instances = {piece.gpu_instance for piece in card.gpu.slices}
         for instance in instances:
-            place = card.gpu.uuid, instance
             try:
-                sample = nvml.nvmlGpmSampleAlloc()
-                before, self._samples[place] = self._samples.get(place), sample
-                nvml.nvmlGpmMigSampleGet(card.handle, instance, sample)
+                before, after = self._sampled(card, instance)
                 if before is not None:
-                    busy[instance] = _between(nvml, before, sample)
-                    nvml.nvmlGpmSampleFree(before)
+                    try:
+                        busy[instance] = _between(nvml, before, after)
+                    finally:
+                        nvml.nvmlGpmSampleFree(before)
             except (nvml.NVMLError, ValueError):
                 return {}
         return busy if len(busy) == len(instances) else {}
+
+    def _sampled(self, card: _Card, instance: int) -> tuple[Any, Any]:
+        """The last GPM sample of an instance (None: there is none), which is the caller's to free, and a new one."""
+        assert self._nvml is not None
+        nvml, place = self._nvml, (card.gpu.uuid, instance)
+        before = self._samples.pop(place, None)
+        sample = nvml.nvmlGpmSampleAlloc()
+        try:
+            nvml.nvmlGpmMigSampleGet(card.handle, instance, sample)
+        except nvml.NVMLError:
+            for useless in (sample, before):
+                if useless is not None:
+                    nvml.nvmlGpmSampleFree(useless)
+            raise
+        self._samples[place] = sample
+        return before, sample
 
 
 def _between(nvml: ModuleType, before: Any, after: Any) -> int:
