@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from hpccarbon.report.render.html import month_page
+from hpccarbon.report.render.html import month_page, plain
 from hpccarbon.report.summary import Summary
 from tests import hostile
 from tests.report.fixed import HOSTILE
@@ -165,3 +165,19 @@ def test_the_page_is_as_reviewed(march: Summary) -> None:
     """Its charts are looked at, and drawn by a library whose releases differ in the last digit."""
     page = month_page(march)
     check("summary.html", re.sub(r"<style>.*?</style>|<script>.*?</script>|<svg .*?</svg>", "", page, flags=re.DOTALL))
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [
+        (None, 1, "-"),
+        (0.0, 0, "0"),
+        (0.04, 0, "<1"),
+        (0.5, 0, "<1"),
+        (0.6, 0, "1"),
+        (0.04, 1, "<0.1"),
+        (1234.56, 1, "1,234.6"),
+    ],
+)
+def test_a_little_is_not_written_as_nothing(value: float | None, digits: int, text: str) -> None:
+    assert plain(value, digits) == text

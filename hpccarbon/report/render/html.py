@@ -101,11 +101,19 @@ def _environment() -> jinja2.Environment:
         "percent": words.percent,
         "number": words.number,
         "change": change,
-        "plain": lambda value, digits=1: "-" if value is None else f"{value:,.{digits}f}",
+        "plain": plain,
         "month_name": month_name,
         "kwh": lambda energy_uj: None if energy_uj is None else energy_uj / UJ_PER_KWH,
     }
     return environment
+
+
+def plain(value: float | None, digits: int = 1) -> str:
+    """`1,234.5`; `<0.1` for what would be written as nothing and is not, `-` for what is not known."""
+    if value is None:
+        return "-"
+    least: float = 10**-digits
+    return f"<{least:.{digits}f}" if 0 < value <= least / 2 else f"{value:,.{digits}f}"
 
 
 def month_name(month: str) -> str:
