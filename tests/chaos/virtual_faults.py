@@ -412,7 +412,7 @@ def bounded(directory: Path, rng: random.Random, short: bool, ticks: int | None 
     begun = time.monotonic()
     done = 0
     early: tuple[int, int, int] | None = None
-    stores: list[int] = []
+    before = after = 0  # the largest store of either half; a list of all would grow itself
     while (passed := done / ticks if ticks else (time.monotonic() - begun) / budget_s) < 1:
         for _ in range(60):
             work.change(start=rate, end=rate)
@@ -424,12 +424,12 @@ def bounded(directory: Path, rng: random.Random, short: bool, ticks: int | None 
         world.store.drop_before(minute_of(world.node) // 60 - 2)
         shutil.rmtree(world.node.directory / "removed", ignore_errors=True)
         world.node.forget()
-        stores.append(_pages(world.state / STORE_FILES[0]))
+        pages = _pages(world.state / STORE_FILES[0])
+        before, after = (max(before, pages), after) if passed < 1 / 2 else (before, max(after, pages))
         if early is None and passed > 1 / 4:
             early = _weight()
     late = _weight()
     assert early is not None
-    before, after = max(stores[: len(stores) // 2]), max(stores[len(stores) // 2 :])
     log_bytes = _size(world.state / STORE_FILES[1])
     outcome.expect(late[0] <= early[0] + 2048, f"resident memory grew from {early[0]} to {late[0]} KiB")
     # A descriptor for each job present, of which there are four at most.
