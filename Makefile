@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace bindfs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean
+.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean coverage
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -36,6 +36,13 @@ demo: setup ## the main job on a private Slurm cluster: mixed load, aggregate, r
 
 test: setup lint ## the whole suite; without root and Slurm the lab's tests are skipped, loudly
 	$(BIN)/python -m pytest
+
+coverage: setup ## which branches of the base, node/ and site/ the whole suite takes (minutes; what SIGKILL ends tells nothing)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[coverage]'
+	rm -rf build/coverage && mkdir -p build/coverage
+	-$(BIN)/python -m coverage run -m pytest -q
+	$(BIN)/python -m coverage combine -q
+	$(BIN)/python -m coverage report
 
 lint: setup ## ruff, mypy --strict, no dead code, no unused dependency
 	$(BIN)/ruff check .
