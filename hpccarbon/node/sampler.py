@@ -316,15 +316,15 @@ class Sampler:
         assert self.mark is not None
         counters = self.mark.counters
         deltas: list[int | None] = []
-        for channel, key, now in zip(self._channels, self._keys, energy, strict=True):
-            last = counters.get(channel.counter)
+        for channel, counter, now in zip(self._channels, self._counters, energy, strict=True):
+            last = counters.get(counter)
             if now is None or last is None:
                 deltas.append(None)
                 continue
             delta = difference(channel, last[0], now, at_ns - last[1])
             if delta is None:
                 self._log(
-                    f"gap: {key} went from {last[0]} to {now} µJ in {(at_ns - last[1]) / NS_PER_S:.1f} s: "
+                    f"gap: {channel.key} went from {last[0]} to {now} µJ in {(at_ns - last[1]) / NS_PER_S:.1f} s: "
                     "reset, or wrapped more than once; this time is not billed"
                 )
             deltas.append(delta)

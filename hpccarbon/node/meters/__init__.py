@@ -151,8 +151,8 @@ def gpu_meters(meters: Iterable[Meter]) -> list[GpuMeter]:
 
 
 def slow_meters(meters: Iterable[Meter]) -> list[SlowMeter]:
-    """The meters that are asked before the others are read, of those that are read at all."""
-    return [meter for meter in _inner(one for one in meters if one.channels) if isinstance(meter, SlowMeter)]
+    """The meters that are asked before the others are read, of these."""
+    return [meter for meter in _inner(meters) if isinstance(meter, SlowMeter)]
 
 
 def _inner(meters: Iterable[Meter]) -> list[Meter]:

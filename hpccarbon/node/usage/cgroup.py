@@ -52,6 +52,11 @@ class Layout(NamedTuple):
         return self.usage == _PROCESSES
 
     @property
+    def name(self) -> str:
+        """The scope's directory, `slurm` or `slurm_NODE` on v1: the same below every controller."""
+        return self.scope.rsplit("/", 1)[-1]
+
+    @property
     def source(self) -> str:
         """Where CPU time comes from, in words."""
         return f"processes of {self.base.rpartition('/')[2]} groups" if self.by_processes else f"cgroup v{self.version}"
@@ -152,8 +157,7 @@ def job_of_sluid(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
 def cpus_of(root: SysRoot, layout: Layout, group: JobGroup) -> list[int] | None:
     """The CPUs the job is confined to, from its cpuset group; None where cores are not constrained."""
     if layout.version == 1:
-        scope = layout.scope.rsplit("/", 1)[-1]
-        path = f"{CGROUP}/cpuset/{scope}/{group.path}/cpuset.cpus"
+        path = f"{CGROUP}/cpuset/{layout.name}/{group.path}/cpuset.cpus"
     else:
         path = f"{layout.scope}/{group.path}/cpuset.cpus"
     try:
@@ -165,8 +169,7 @@ def cpus_of(root: SysRoot, layout: Layout, group: JobGroup) -> list[int] | None:
 def memory_of(root: SysRoot, layout: Layout, group: JobGroup) -> int | None:
     """The job's memory limit in bytes, from its memory group; None where memory is not constrained."""
     if layout.version == 1:
-        scope = layout.scope.rsplit("/", 1)[-1]
-        text = root.word(f"{CGROUP}/memory/{scope}/{group.path}/memory.limit_in_bytes")
+        text = root.word(f"{CGROUP}/memory/{layout.name}/{group.path}/memory.limit_in_bytes")
     else:
         text = root.word(f"{layout.scope}/{group.path}/memory.max")
     # v1 writes "no limit" as a number near 2^63.
@@ -184,7 +187,7 @@ def suspended(root: SysRoot, layout: Layout, group: JobGroup) -> bool:
     if not steps:
         return False
     if layout.version == 1:
-        freezer = f"{CGROUP}/freezer/{layout.scope.rsplit('/', 1)[-1]}/{group.path}"
+        freezer = f"{CGROUP}/freezer/{layout.name}/{group.path}"
         frozen = all(root.word(f"{freezer}/{step}/freezer.state") == "FROZEN" for step in steps)
     else:  # the step's slurmstepd, beside `user`, goes on
         frozen = all(root.word(f"{directory}/{step}/user/cgroup.freeze") == "1" for step in steps)

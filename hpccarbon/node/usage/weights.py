@@ -53,12 +53,12 @@ class Weights:
         """
         if self.name == CPU_TIME:
             return
-        present = {}
+        present = set()
         for key, directory, cpus in groups:
-            present[key] = True
+            present.add(key)
             if key not in self._counters:
                 self._begin(key, directory, self._cpus if cpus is None else cpus)
-        for key in [key for key in self._counters if key not in present]:
+        for key in self._counters.keys() - present:
             counter, _ = self._counters.pop(key)
             self._descriptors -= len(counter)
             counter.close()
