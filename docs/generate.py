@@ -118,7 +118,9 @@ FILES = (
         schema.SHARD_VERSION,
         "`shards/CLUSTER/date=YYYY-MM-DD/hour=HH/NODE.BOOT.parquet`: one row per holder and minute on one node, and"
         " `meter` rows with what the meters themselves counted. For each component the sum over `job`, `system` and"
-        " `unallocated` rows equals the sum over `meter` rows, as integers.",
+        " `unallocated` rows equals the sum over `meter` rows, as integers. Where `daemon.steps` is on, the"
+        " metadata holds `hpccarbon.steps`: a JSON array with `[job_id, run, step, cpu_uj, dram_uj, gpu_uj, other_uj,"
+        " cpu_time_us]` for each step of the hour, parts of the job's rows.",
     ),
     (
         "Ledger",

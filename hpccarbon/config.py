@@ -41,6 +41,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     the store, and `store_limit_mb` (0: none) what all rows may take there: beyond it the oldest hours go, sealed ones
     first (docs/reliability.md); `idle_power_w` is the static power of all CPU packages together (0: learned). `weights`
     is what dynamic energy goes by: CPU time, or what a hardware counter says of each job (docs/method.md, "Weights").
+    `steps` divides each job's energy among its steps too (docs/reports.md, "Steps").
     `textfile` is the file that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
     """
 
@@ -55,6 +56,7 @@ class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_power_w: float = 0.0
     dram_idle_power_w: float = 0.0
     weights: Literal["cpu_time", "cycles", "instructions", "llc_misses", "cpu_clock"] = "cpu_time"
+    steps: bool = False
     textfile: str = ""
 
 

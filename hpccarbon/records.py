@@ -70,6 +70,31 @@ class Gap(msgspec.Struct, frozen=True):
     reason: str
 
 
+STEPS = "steps"
+"""The key of a shard's metadata under which the steps of its jobs stand: a JSON array of `StepEnergy`."""
+
+
+class StepEnergy(msgspec.Struct, frozen=True, array_like=True):
+    """What one step of a run used on one node in one hour; `step` is `0`, `batch`, `extern`, or empty: not known.
+
+    None: no such meter could be read. The steps of a run add up to its rows of that hour, from when they are kept.
+    """
+
+    job_id: int
+    run: str
+    step: str
+    cpu_uj: int | None
+    dram_uj: int | None
+    gpu_uj: int | None
+    other_uj: int | None
+    cpu_time_us: int
+
+    @property
+    def energy_uj(self) -> int:
+        """The sum of the known components."""
+        return sum(part or 0 for part in (self.cpu_uj, self.dram_uj, self.gpu_uj, self.other_uj))
+
+
 class Run(msgspec.Struct, frozen=True):
     """One run of one job on this node: what is metered and charged.
 

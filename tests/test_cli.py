@@ -407,6 +407,56 @@ def test_an_explanation_fits_any_width(run: Run, rich: str, width: int) -> None:
     assert max(map(len, said.out.splitlines())) <= width
 
 
+# ---- report --job --steps ----
+
+
+@pytest.mark.parametrize("ending", ["txt", "json", "csv"])
+def test_the_steps_of_a_job(run: Run, ending: str) -> None:
+    said = run("report", "--job", "4711", "--steps", "-f", "text" if ending == "txt" else ending)
+    assert (said.status, said.err) == (0, "")
+    check(f"job_steps.{ending}", said.out)
+
+
+def test_the_steps_of_an_array_stand_below_its_tasks(run: Run) -> None:
+    said = run("report", "--job", "4800", "--steps")
+    assert (said.status, said.err) == (0, "")
+    check("job_steps_array.txt", said.out)
+
+
+def test_steps_that_nobody_kept_are_not_invented(run: Run) -> None:
+    said = run("report", "--job", "5001", "--steps")
+    assert said.status == 0
+    assert "Steps    none were kept: daemon.steps is off on these nodes" in said.out
+    found = json.loads(run("report", "--job", "5001", "--steps", "-f", "json").out)["jobs"][0]
+    assert [step["step"] for step in found["steps"]] == [None]
+    assert found["steps"][0]["energy_uj"] == found["figures"]["energy_uj"]
+
+
+def test_steps_add_up_to_their_job(run: Run) -> None:
+    found = json.loads(run("report", "--job", "4711", "--steps", "-f", "json").out)["jobs"][0]
+    assert sum(step["energy_uj"] for step in found["steps"]) == found["figures"]["energy_uj"]
+    assert sum(step["co2e_g"] for step in found["steps"]) == pytest.approx(found["figures"]["co2e_g"])
+    assert sum(step["cpu_time_us"] for step in found["steps"]) == round(found["figures"]["cpu_hours"] * 3.6e9)
+
+
+def test_the_name_of_a_step_is_obeyed_by_nobody(run: Run) -> None:
+    said = run("report", "--job", "5003", "--steps")
+    assert said.status == 0
+    assert not set(said.out) & {"\x1b", "\x07", "\r"}
+
+
+@pytest.mark.parametrize(
+    ("args", "why"),
+    [
+        (("--steps",), "--steps shows the steps of jobs: name them with --job"),
+        (("--job", "4711", "--steps", "--explain"), "--explain shows the arithmetic of whole jobs; leave out --steps"),
+    ],
+)
+def test_steps_are_of_jobs(run: Run, args: tuple[str, ...], why: str) -> None:
+    said = run("report", *args)
+    assert (said.status, why in said.err) == (2, True)
+
+
 # ---- report --by ----
 
 TABLES = {

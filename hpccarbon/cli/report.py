@@ -37,6 +37,7 @@ EXAMPLES = """
 \b
 Examples:
   hpccarbon report --job 4711                one job: energy, carbon, hints
+  hpccarbon report --job 4711 --steps        what each srun of it used
   hpccarbon report --job 4800_3,4800_7       two tasks of an array, their sum
   hpccarbon report --me --month last         my jobs of the last month
   hpccarbon report --by account --since 7d   who used how much
@@ -62,6 +63,7 @@ Examples:
     metavar="WORDS",
     help="Lines of the table: user, account, partition, job, node, hour, day, month, holder; several with commas.",
 )
+@click.option("--steps", is_flag=True, help="With --job: what each step used, where the nodes keep that.")
 @click.option("--explain", is_flag=True, help="With --job: the whole arithmetic from joules to grams, line by line.")
 @click.option("--as-of", metavar="TIME", help="With the carbon data of this time: an older report again.")
 @click.option("--per", metavar="'N UNIT'", help="What the job produced, for its SCI: '40 simulated years'.")
@@ -93,6 +95,7 @@ def command(
     until: str | None,
     month: str | None,
     by: str | None,
+    steps: bool,
     explain: bool,
     as_of: str | None,
     per: str | None,
@@ -122,11 +125,16 @@ def command(
     ledger = ledger_of(config, cluster)
     if explain and not jobs:
         raise click.UsageError("--explain shows the arithmetic of jobs: name them with --job")
+    if steps and not jobs:
+        raise click.UsageError("--steps shows the steps of jobs: name them with --job")
+    if steps and explain:
+        raise click.UsageError("--explain shows the arithmetic of whole jobs; leave out --steps")
     asked = Asked(
         applied=_applied(config, None if as_of is None else parse_time(as_of, zone, now)),
         per=_per(per),
         zones=listed(elsewhere) or (),
         times=other_times,
+        steps=steps,
     )
     if budget:
         narrowed = {"--job": jobs, "--user": users, "--me": me, "--account": accounts, "--partition": partitions}
@@ -185,6 +193,7 @@ class Asked(NamedTuple):
     per: Per | None = None
     zones: tuple[str, ...] = ()
     times: bool = False
+    steps: bool = False
 
 
 def _applied(config: Config, as_of: datetime | None = None) -> Applied:
@@ -260,6 +269,14 @@ def job_report(
     parts.sort(
         key=lambda part: (part.array_job_id or part.het_job_id or part.job_id, part.array_task_id or 0, part.job_id)
     )
+    if asked.steps:
+        of_steps = ledger.steps(chosen)
+        parts = [
+            build.with_steps(
+                part, by_job.get(part.job_id, []), [one for one in of_steps if one.energy.job_id == part.job_id]
+            )
+            for part in parts
+        ]
     used = [row for job_id in chosen for row in by_job.get(job_id, [])]
     total = build.total_of(parts, used, of_job)
     single = parts[0] if len(parts) == 1 else None

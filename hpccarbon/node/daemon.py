@@ -170,6 +170,7 @@ class Daemon:
             configured_idle_uw=_idle_uw(config),
             assumed_idle_uw=assumed_idle_uw(root),
             weigh_by=config.daemon.weights,
+            keep_steps=config.daemon.steps,
             log=log,
         )
         self._seal = SealChild(config_path, node)

@@ -21,9 +21,11 @@ from hpccarbon.node.pieces import BUCKET_NS, Interval, Piece
 from hpccarbon.node.sysroot import SysRoot, boot_id, online_cpu_list, online_cpus
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.roster import Job, Roster, RunKey
+from hpccarbon.node.usage.steps import Steps, StepUse, divide
+from hpccarbon.node.usage.steps import Weights as StepWeights
 from hpccarbon.node.usage.weights import CPU_TIME, Weights
 from hpccarbon.records import Channel, Reading, Run
-from hpccarbon.units import BUCKET_S, NS_PER_S, NS_PER_US
+from hpccarbon.units import BUCKET_S, HOUR_S, NS_PER_S, NS_PER_US
 
 SYSTEM, UNALLOCATED = "system", "unallocated"
 HolderKey = RunKey | str
@@ -51,6 +53,8 @@ class Mark(msgspec.Struct):
     """`job_id/run` -> (inode, count) of the job's group; inode 0 where it has none yet"""
     busy_carry_ns: int = 0
     other_carry_uj: int = 0
+    steps: dict[str, int] | None = None
+    """`job_id/run/step` -> count of the step's group; None where steps are not kept"""
 
 
 class Pending(msgspec.Struct):
@@ -63,6 +67,8 @@ class Pending(msgspec.Struct):
     runs: dict[RunKey, Run] = {}
     alloc: dict[RunKey, tuple[int | None, int | None]] = {}
     """run -> (cores, GPUs) held"""
+    steps: dict[tuple[int, RunKey, str], StepUse] = {}
+    """(hour, run, step): hour since the epoch; together the shares of the run's minutes in it"""
 
     def __bool__(self) -> bool:
         return bool(self.shares or self.meters or self.runs)
@@ -105,6 +111,7 @@ class Sampler:
         configured_idle_uw: component -> static power of all its channels together, where the site measured it.
         assumed_idle_uw: static power of the CPUs until it is learned; 0: none, all of it counts as dynamic.
         weigh_by: what dynamic energy goes by: CPU time, or a hardware event (usage/weights.py).
+        keep_steps: whether each job's energy is divided among its steps too (usage/steps.py).
         log: called with one line when something changes.
     """
 
@@ -119,10 +126,12 @@ class Sampler:
         configured_idle_uw: Mapping[str, int] | None = None,
         assumed_idle_uw: int = 0,
         weigh_by: str = CPU_TIME,
+        keep_steps: bool = False,
         log: Callable[[str], None] = lambda line: None,
     ) -> None:
         self._meters = tuple(meters)
         self._log = log
+        self._steps = Steps(root, kept=keep_steps)
         self.boot_id = boot_id(root)
         count = cpus or online_cpus(root)
         self._gpu_meters = gpu_meters(meters)
@@ -203,12 +212,14 @@ class Sampler:
         if mark.boot_id == self.boot_id:
             self.mark = mark
             self.roster.resume(mark.groups, mark.scope, runs, mark.at_ns, mark.wall_ns)
+            self._steps.resume(mark.steps)
 
     def notice(self, at_ns: int, wall_ns: int, changed: bool) -> None:
         """Look for jobs that came or went, where something `changed` or a rescan is due."""
         if changed or self.roster.due(at_ns):
             self._sync()
             self.roster.notice(at_ns, wall_ns)
+            self._steps.follow(self.roster.layout, self.roster.jobs)
 
     def glance(self, at_ns: int) -> None:
         """Read CPU time between two ticks, after `notice` saw a job start or end."""
@@ -260,6 +271,7 @@ class Sampler:
         self._learn(dt_ns, deltas, jobs + system)
         work = self.weights.take(self._division_keys, cpu)
         division.add(dt_ns, deltas, cpu, gpu_use=self._gpu_use(self._division_jobs), work=work)
+        self._steps.add(roster.layout, self._division_keys, cpu)
         self._last_counts, self._synced = counts, False
         self._set_mark(now)
         return True
@@ -378,13 +390,15 @@ class Sampler:
         gpus = [job.holding.gpus for job in jobs]
         work = self.weights.take([job.key for job in jobs], cpu)
         whole = Interval(start_ns, at_ns, self._channels, idle, deltas, spans, gpus, cpu, work)
+        self._steps.add(roster.layout, [job.key for job in jobs], cpu)
+        steps = self._steps.take()
         for piece in whole.pieces(now.wall_ns):
-            self._divide_piece(jobs, piece)
+            self._divide_piece(jobs, piece, steps)
         self._set_mark(now)
         roster.retire(at_ns)
         self._open_division(now.wall_ns)
 
-    def _divide_piece(self, jobs: Sequence[Job], piece: Piece) -> None:
+    def _divide_piece(self, jobs: Sequence[Job], piece: Piece, steps: Mapping[RunKey, StepWeights]) -> None:
         """One piece of an interval, among those who were there or used something."""
         here = [index for index, there in enumerate(piece.present_ns) if there > 0 or piece.cpu[index]]
         those = [jobs[index] for index in here]
@@ -393,7 +407,7 @@ class Sampler:
         present = [piece.present_ns[index] for index in here]
         division = self._new_division(those)
         division.add(piece.length_ns, piece.energy_uj, used, present, self._gpu_use(those), work)
-        self._collect(division, [job.key for job in those], piece.bucket)
+        self._collect(division, [job.key for job in those], piece.bucket, steps)
 
     def _new_division(self, jobs: Sequence[Job]) -> Division:
         idle = [self._idle.of(key) for key in self._keys]
@@ -417,16 +431,19 @@ class Sampler:
         self._division_keys = [job.key for job in self._division_jobs]
         self._division = self._new_division(self._division_jobs)
         roster.weigh(self.weights)
+        self._steps.follow(roster.layout, self._division_jobs)
         self._watch_shared_gpus()
         self._bucket = wall_ns // BUCKET_NS
         roster.changed = False
 
     def _close_division(self) -> None:
         if self._division is not None and self._division.length_ns:
-            self._collect(self._division, self._division_keys, self._bucket)
+            self._collect(self._division, self._division_keys, self._bucket, self._steps.take())
         self._division = None
 
-    def _collect(self, division: Division, keys: Sequence[RunKey], bucket: int) -> None:
+    def _collect(
+        self, division: Division, keys: Sequence[RunKey], bucket: int, steps: Mapping[RunKey, StepWeights]
+    ) -> None:
         assert self.mark is not None
         self._idle.bound(division.length_ns, division.meter_uj)
         jobs, system, unallocated = division.close(self.mark.other_carry_uj)
@@ -440,6 +457,10 @@ class Sampler:
                 shares[minute, holder] = share
             else:
                 kept.add(share)
+        if self._steps.kept:
+            for run, share in zip(keys, jobs, strict=True):
+                for step, use in divide(share, steps.get(run, {})).items():
+                    self.pending.steps.setdefault((minute // HOUR_S, run, step), StepUse()).add(use)
         for key, energy in zip(self._keys, division.meter_uj, strict=True):
             if energy is not None:
                 before, covered = self.pending.meters.get((minute, key), (0, 0))
@@ -528,6 +549,7 @@ class Sampler:
         mark.idle_uw, mark.assumed_uw = self._idle.learned_uw, self._idle.assumed_uw
         self._idle.fresh = False
         mark.groups = roster.groups()
+        mark.steps = self._steps.counts()
         changed = roster.changed
         self._open_division(mark.wall_ns)
         roster.changed = changed
@@ -559,6 +581,7 @@ class Sampler:
         """Give all descriptors back."""
         self.roster.close()
         self.weights.close()
+        self._steps.close()
         for meter in self._meters:
             meter.close()
 

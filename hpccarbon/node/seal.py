@@ -11,16 +11,20 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
 
 from hpccarbon import __version__
 from hpccarbon import config as configuration
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.node import lock
-from hpccarbon.node.store import Hour, MeterRow, Row, Store
+from hpccarbon.node.store import Hour, MeterRow, Row, StepRow, Store
+from hpccarbon.node.usage.steps import UNNAMED, StepUse
+from hpccarbon.records import STEPS, StepEnergy
 from hpccarbon.schema import SHARD, SHARD_VERSION, arrow_schema
 from hpccarbon.units import HOUR_S, NS_PER_US
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 STORE_NAME = "store.sqlite"
 EARLIER_WAIT_S = 10.0
 """How long a child waits for one that a killed daemon left behind; shorter than the daemon's wait at its end."""
+MOST_STEPS = 10_000
+"""What a shard names of an hour's steps, those with the most energy; the others of a job are one without a name."""
 _VARIED = ("bucket", "cpu_uj", "dram_uj", "gpu_uj", "idle_uj", "cpu_time_us")
 """Columns whose values seldom come twice in a shard."""
 
@@ -239,7 +245,26 @@ def shard_metadata(config: configuration.Config, node: str, hour: Hour, store: S
         "daemon_version": __version__,
         "about": store.get(f"about/{hour.boot_id}") or "{}",
         "units": "energy µJ, CPU time µs, presence ms",
+        **_steps(store.steps(hour)),
     }
+
+
+def _steps(rows: Iterable[StepRow]) -> dict[str, str]:
+    """The steps as the file tells them: what `records.StepEnergy` reads. Nothing where none are kept.
+
+    They stand beside the rows and not among them: they are parts of rows, and nobody may add them up with those.
+    """
+    told: dict[tuple[int, str, str], StepUse] = {}
+    for row in rows:
+        step = row.step if len(told) < MOST_STEPS else UNNAMED
+        told.setdefault((row.job_id, row.run, step), StepUse()).add(row.use)
+    if not told:
+        return {}
+    steps = [
+        StepEnergy(*key, use.cpu_uj, use.dram_uj, use.gpu_uj, use.other_uj, use.cpu_time_ns // NS_PER_US)
+        for key, use in sorted(told.items())
+    ]
+    return {STEPS: msgspec.json.encode(steps).decode()}
 
 
 def main(argv: list[str]) -> int:

@@ -18,6 +18,7 @@ from hpccarbon.errors import StoreError
 from hpccarbon.node.attribution import Share
 from hpccarbon.node.sampler import SYSTEM, Mark, Pending
 from hpccarbon.node.usage.roster import RunKey
+from hpccarbon.node.usage.steps import StepUse
 from hpccarbon.records import Channel, Run
 from hpccarbon.units import HOUR_S
 
@@ -46,6 +47,13 @@ CREATE TABLE IF NOT EXISTS hour (
     boot INTEGER NOT NULL, hour INTEGER NOT NULL, version INTEGER NOT NULL, sealed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (boot, hour)) WITHOUT ROWID;
 """
+_STEP_TABLE = """
+CREATE TABLE IF NOT EXISTS step (
+    boot INTEGER NOT NULL, hour INTEGER NOT NULL, run INTEGER NOT NULL, step TEXT NOT NULL,
+    cpu_uj INTEGER, dram_uj INTEGER, gpu_uj INTEGER, other_uj INTEGER, cpu_time_ns INTEGER NOT NULL,
+    PRIMARY KEY (boot, hour, run, step)) WITHOUT ROWID
+"""
+"""Made when the store is opened to be written: stores of releases without it go on."""
 _ADD_SHARE = """
 INSERT INTO share VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     cpu_uj = coalesce(cpu_uj + excluded.cpu_uj, cpu_uj, excluded.cpu_uj),
@@ -55,6 +63,14 @@ INSERT INTO share VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPD
     idle_uj = idle_uj + excluded.idle_uj, modelled_uj = modelled_uj + excluded.modelled_uj,
     cpu_time_ns = cpu_time_ns + excluded.cpu_time_ns,
     present_us = present_us + excluded.present_us, covered_us = covered_us + excluded.covered_us
+"""
+_ADD_STEP = """
+INSERT INTO step VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    cpu_uj = coalesce(cpu_uj + excluded.cpu_uj, cpu_uj, excluded.cpu_uj),
+    dram_uj = coalesce(dram_uj + excluded.dram_uj, dram_uj, excluded.dram_uj),
+    gpu_uj = coalesce(gpu_uj + excluded.gpu_uj, gpu_uj, excluded.gpu_uj),
+    other_uj = coalesce(other_uj + excluded.other_uj, other_uj, excluded.other_uj),
+    cpu_time_ns = cpu_time_ns + excluded.cpu_time_ns
 """
 _ADD_METER = """
 INSERT INTO meter VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
@@ -101,6 +117,15 @@ class MeterRow(NamedTuple):
     covered_us: int
 
 
+class StepRow(NamedTuple):
+    """What one step of a run used in one hour."""
+
+    job_id: int
+    run: str
+    step: str
+    use: StepUse
+
+
 class GivenUp(msgspec.Struct, frozen=True):
     """Hours that went from the store before a shard held them: how many, the first and the last (since the epoch)."""
 
@@ -144,6 +169,8 @@ class Store:
                     self._db.execute(statement)
                 self._put("version", str(VERSION))
                 self._put("owner", f"{cluster}/{node}")
+        if not readonly:
+            self._db.execute(_STEP_TABLE)
         version, owner = self.get("version"), self.get("owner")
         if version != str(VERSION):
             raise StoreError(
@@ -215,6 +242,9 @@ class Store:
                 modelled = bool(channel and channel.modelled)
                 hours.add(bucket // HOUR_S)
                 self._db.execute(_ADD_METER, (boot, bucket, key, component, modelled, energy_uj, covered_us))
+            for (hour, run_key, step), use in pending.steps.items():
+                run_id = ids[run_key] if run_key in ids else self._run_id(boot, run_key)
+                self._db.execute(_ADD_STEP, (boot, hour, run_id, step, *msgspec.structs.astuple(use)))
             for hour in hours:
                 self._db.execute(
                     "INSERT INTO hour VALUES (?, ?, 1, 0) ON CONFLICT DO UPDATE SET version = version + 1", (boot, hour)
@@ -322,6 +352,18 @@ class Store:
         ):
             yield MeterRow(*row)
 
+    def steps(self, hour: Hour) -> Iterator[StepRow]:
+        """What the steps of the runs used in one hour, where the daemon keeps them; most energy first."""
+        for job_id, run, step, *use in self._rows(
+            "SELECT job_id, run.run, step, cpu_uj, dram_uj, gpu_uj, other_uj, cpu_time_ns FROM step "
+            "JOIN run ON run.id = step.run JOIN boot ON boot.id = step.boot WHERE boot_id = ? AND hour = ? "
+            "ORDER BY coalesce(cpu_uj, 0) + coalesce(dram_uj, 0) + coalesce(gpu_uj, 0) + coalesce(other_uj, 0) DESC, "
+            "job_id, run.run, step",
+            hour.boot_id,
+            hour.hour,
+        ):
+            yield StepRow(job_id, run, step, StepUse(*use))
+
     def mark_sealed(self, sealed: Iterable[tuple[str, int, int]]) -> None:
         """Remember (boot id, hour, version) that lie in their shards."""
         with _transaction(self._db):
@@ -346,6 +388,7 @@ class Store:
         span = (boot, hour * HOUR_S, (hour + 1) * HOUR_S)
         self._db.execute("DELETE FROM share WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
         self._db.execute("DELETE FROM meter WHERE boot = ? AND bucket >= ? AND bucket < ?", span)
+        self._db.execute("DELETE FROM step WHERE boot = ? AND hour = ?", (boot, hour))
         self._db.execute("DELETE FROM hour WHERE boot = ? AND hour = ?", (boot, hour))
 
     def used_bytes(self) -> int:

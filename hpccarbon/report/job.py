@@ -19,6 +19,7 @@ from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, JobRecord
+    from hpccarbon.site.steps import StepRow
 
 BY = ("job_id", "run", "node", "user", "account", "partition", "hour")
 """What the energy rows of a job report are grouped by: enough for every line of the page, and for its grams."""
@@ -38,6 +39,7 @@ _SPEC = re.compile(
 _LIVE = frozenset(("RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "STAGE_OUT", "SIGNALING", "STOPPED"))
 _WAITING = frozenset(("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESIZING"))
 Key = TypeVar("Key", bound=Hashable)
+Row = TypeVar("Row")
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ def parse_wanted(texts: Iterable[str]) -> list[Wanted]:
     """
     wanted: dict[Wanted, None] = {}
     for word in (part.strip() for text in texts for part in re.split(r",(?![^\[]*\])", text)):
-        # A step (`123.0`, `123.batch`) is not measured apart from its job.
+        # A step (`123.0`, `123.batch`) is shown with its whole job.
         found = _SPEC.fullmatch(word.partition(".")[0])
         if not found:
             raise HpcCarbonError(f"{word!r} is no job id: write 123, an array's task 123_4, or a component 123+1")
@@ -100,6 +102,26 @@ class NodePart(msgspec.Struct, frozen=True):
     figures: Figures
 
 
+class StepPart(msgspec.Struct, frozen=True, kw_only=True):
+    """What one step of a job used, on all nodes and in all runs."""
+
+    step: Annotated[
+        str | None,
+        Means(
+            description="0, 1, ..., batch, extern; empty: a step too short to be known by name; null: energy of the job"
+            " that was not kept by step"
+        ),
+    ]
+    energy_uj: int
+    cpu_uj: int | None
+    dram_uj: int | None
+    gpu_uj: int | None
+    other_uj: int | None
+    cpu_time_us: int
+    co2e_g: float | None
+    nodes: int
+
+
 class JobPart(msgspec.Struct, frozen=True, kw_only=True):
     """One job with all its runs. Strings that a user chose are given as they are: hostile until escaped."""
 
@@ -127,6 +149,9 @@ class JobPart(msgspec.Struct, frozen=True, kw_only=True):
     figures: Figures
     runs: list[RunPart]
     nodes: list[NodePart]
+    steps: Annotated[
+        list[StepPart] | None, Means(description="most energy first, together the job's energy; null: not asked for")
+    ] = None
 
 
 class PowerPoint(msgspec.Struct, frozen=True):
@@ -257,6 +282,69 @@ def job_part(job_id: int, rows: Sequence[EnergyRow], records: Sequence[JobRecord
     )
 
 
+def with_steps(job: JobPart, rows: Sequence[EnergyRow], steps: Sequence[StepRow]) -> JobPart:
+    """The job with what its steps used.
+
+    Args:
+        rows: its energy rows (grouped by `BY`) with their grams; steps: those of this job.
+    """
+    grams: dict[tuple[Hashable, ...], float | None] = {}
+    energies: dict[tuple[Hashable, ...], int] = {}
+    for row in rows:
+        key = (row.key[1], row.key[2], row.key[6])
+        before = grams.get(key, 0.0)
+        grams[key] = None if before is None or row.grams is None else before + row.grams
+        energies[key] = energies.get(key, 0) + row.energy_uj
+    parts: list[StepPart] = []
+    for step, its_rows in _grouped(steps, lambda one: one.energy.step).items():
+        parts.append(_step_part(step, its_rows, energies, grams))
+    left = dict(energies)
+    for one in steps:
+        left[one.energy.run, one.node, one.hour] -= one.energy.energy_uj
+    if rest := sum(left.values()):
+        weighed = [None if (g := grams[key]) is None else g * uj / (energies[key] or 1) for key, uj in left.items()]
+        known = [g for g in weighed if g is not None]
+        parts.append(
+            StepPart(
+                step=None, energy_uj=rest, cpu_uj=None, dram_uj=None, gpu_uj=None, other_uj=None,
+                cpu_time_us=max(0, sum(row.cpu_time_us or 0 for row in rows) - sum(p.cpu_time_us for p in parts)),
+                co2e_g=sum(known) if len(known) == len(weighed) else None,
+                nodes=len({key[1] for key, uj in left.items() if uj}),
+            )
+        )  # fmt: skip
+    parts.sort(key=lambda part: (part.step is None, -part.energy_uj, part.step or ""))
+    return msgspec.structs.replace(job, steps=parts)
+
+
+def _step_part(
+    step: str,
+    rows: Sequence[StepRow],
+    energies: Mapping[tuple[Hashable, ...], int],
+    grams: Mapping[tuple[Hashable, ...], float | None],
+) -> StepPart:
+    def whole(name: str) -> int | None:
+        known = [value for row in rows if (value := getattr(row.energy, name)) is not None]
+        return sum(known) if known else None
+
+    co2e_g: float | None = 0.0
+    for row in rows:
+        key = (row.energy.run, row.node, row.hour)
+        of_job = grams[key]
+        part = None if of_job is None else of_job * row.energy.energy_uj / (energies[key] or 1)
+        co2e_g = None if co2e_g is None or part is None else co2e_g + part
+    return StepPart(
+        step=step,
+        energy_uj=sum(row.energy.energy_uj for row in rows),
+        cpu_uj=whole("cpu_uj"),
+        dram_uj=whole("dram_uj"),
+        gpu_uj=whole("gpu_uj"),
+        other_uj=whole("other_uj"),
+        cpu_time_us=sum(row.energy.cpu_time_us for row in rows),
+        co2e_g=co2e_g,
+        nodes=len({row.node for row in rows}),
+    )
+
+
 def job_name(job_id: int, record: JobRecord | None) -> str:
     """A job as Slurm shows it: `123_4` for an array's task, `123+1` for a component, else its id."""
     if record is not None and record.array_job_id is not None and record.array_task_id is not None:
@@ -295,8 +383,8 @@ def _fact(rows: Sequence[EnergyRow], place: int) -> str | None:
     return next((str(row.key[place]) for row in rows if row.key[place] is not None), None)
 
 
-def _grouped(rows: Iterable[EnergyRow], key: Callable[[EnergyRow], Key]) -> dict[Key, list[EnergyRow]]:
-    groups: dict[Key, list[EnergyRow]] = {}
+def _grouped(rows: Iterable[Row], key: Callable[[Row], Key]) -> dict[Key, list[Row]]:
+    groups: dict[Key, list[Row]] = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row)
     return groups

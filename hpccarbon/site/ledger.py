@@ -16,7 +16,7 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
-from hpccarbon.site import index, jobs, packs, shards
+from hpccarbon.site import index, jobs, packs, shards, steps
 from hpccarbon.site.engine import OnDemand, connect, quoted, reason
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
@@ -265,6 +265,24 @@ class Ledger:
             ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
             files = jobs.holding(files, ids if either else chosen.job_ids or ())
         return jobs.read(self._con, files, where)
+
+    def steps(self, job_ids: Iterable[int]) -> list[steps.StepRow]:
+        """What the steps of these jobs used, by node and hour, as far as `daemon.steps` was on and the raw shards
+        still lie there. Raises: ShardError; what cannot be trusted is left out and named in `faults`."""
+        found: list[steps.StepRow] = []
+        selection = Selection(job_ids=tuple(job_ids), holders=("job",))
+        spent: dict[str, dict[steps.Place, dict[tuple[int, str], int]]] = {}
+        for row in self.energy(selection, ("cluster", "hour", "node", "job_id", "run")):
+            cluster, hour, node, job_id, run = row.key
+            if isinstance(hour, datetime) and isinstance(job_id, int):
+                of_node = spent.setdefault(str(cluster), {}).setdefault((hour, str(node)), {})
+                of_node[job_id, str(run)] = row.energy_uj
+        for name, places in spent.items():
+            rows, faults = steps.read(self._con, self.shared, name, places)
+            found += rows
+            for fault in faults:
+                self._note(fault)
+        return found
 
     def table(self, selection: Selection | None = None) -> pa.Table:
         """The selected ledger rows as an Arrow table: `cluster`, then the columns of `schema.LEDGER`, in order of

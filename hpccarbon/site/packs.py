@@ -177,6 +177,21 @@ def packed(day: Path) -> Hours:
     return hours
 
 
+def contents(day: Path, hour: str, nodes: Collection[str]) -> Iterator[tuple[ShardFile, bytes]]:
+    """The packed shards of these nodes in one hour, whole. Raises: ShardError, if the pack cannot be read."""
+    wanted = [shard for shard in packed(day).get(hour, ()) if shard.node in nodes]
+    if not wanted:
+        return
+    try:
+        with _opened(day / PACK) as archive:
+            for shard in wanted:
+                content = archive.extractfile(f"{hour}/{shard.name}")
+                if content is not None:
+                    yield shard, content.read()
+    except _UNREADABLE as err:
+        raise ShardError(day / PACK, f"the pack cannot be read: {err}") from err
+
+
 def unpack(day: Path, hour: str, target: Path) -> list[ShardFile]:
     """Bring the shards of one hour back into the directory `target`, with the times they had.
 

@@ -124,6 +124,7 @@ interval_s = 1.0
 seal_s = 900
 seal_after_job_s = 5
 seal_user = ""
+steps = true
 [slurm]
 conf = "{lab}/slurm.conf"
 [carbon]

@@ -49,6 +49,7 @@ class Node:
         self.scope_ns = 5_000
         self.busy_ns = 77_000
         self.dynamic_uj: dict[int, int] = {}
+        self.step_ns: dict[tuple[int, str], int] = {}
         self.root = directory / "root"
         self.cpuacct = self.root / "sys/fs/cgroup/cpuacct"
         self.scope = self.cpuacct / "slurm"
@@ -87,6 +88,23 @@ class Node:
         self._write("sys/fs/cgroup/cpuacct/cpuacct.usage", str(self.busy_ns))
         for job, used in self.usage_ns.items():
             self._write(f"sys/fs/cgroup/cpuacct/slurm/uid_{self.owner[job]}/job_{job}/cpuacct.usage", str(used))
+        for (job, step), used in self.step_ns.items():
+            self._write(f"{self._of_step(job, step)}/cpuacct.usage", str(used))
+
+    def _of_step(self, job: int, step: str) -> str:
+        return f"sys/fs/cgroup/cpuacct/slurm/uid_{self.owner[job]}/job_{job}/step_{step}"
+
+    def start_step(self, job: int, step: str) -> None:
+        """A step's group."""
+        self.step_ns[job, step] = 0
+        self.show()
+
+    def end_step(self, job: int, step: str) -> None:
+        """Slurm removes the group of a step that has ended."""
+        usage = self.root / self._of_step(job, step) / "cpuacct.usage"
+        self._overwrite(usage, "")
+        rmtree(usage.parent)
+        del self.step_ns[job, step]
 
     def start(self, job: int, uid: int = 1000, cores: int = 1, restart: int = 0, hooks: bool = True) -> None:
         """A job's prolog and then its group."""
@@ -99,6 +117,9 @@ class Node:
 
     def end(self, job: int, cores: int = 1, restart: int = 0, hooks: bool = True) -> None:
         """The group goes first, as Slurm does it, and then the epilog comes."""
+        for of_job, step in list(self.step_ns):
+            if of_job == job:
+                self.end_step(job, step)
         directory = self.scope / f"uid_{self.owner[job]}" / f"job_{job}"
         usage = directory / "cpuacct.usage"
         self._overwrite(usage, "")  # a removed cgroup answers no read; a removed plain file still would
@@ -144,9 +165,14 @@ class Node:
         load: dict[int, float] | None = None,
         system: float = 0.0,
         factor: dict[int, float] | None = None,
+        steps: dict[tuple[int, str], float] | None = None,
     ) -> None:
-        """Let time pass: CPUs busy per job (`load`), by no job (`system`), and a job's own watts per CPU (`factor`)."""
+        """Let time pass: CPUs busy per job (`load`), in its steps, by no job (`system`), and a job's own watts per CPU
+        (`factor`)."""
         used = {job: round(cpus * dt_ns) for job, cpus in (load or {}).items()}
+        for (job, step), cpus in (steps or {}).items():
+            self.step_ns[job, step] += round(cpus * dt_ns)
+            used[job] = used.get(job, 0) + round(cpus * dt_ns)
         other = round(system * dt_ns)
         dynamic = {
             job: round(cpu * self.w_per_cpu * (factor or {}).get(job, 1.0)) // 1_000 for job, cpu in used.items()
@@ -183,7 +209,9 @@ class Node:
         root = SysRoot(self.root)
         settings = config or self.config()
         idle = {"cpu": self.idle_w * 1_000_000, "dram": self.dram_idle_w * 1_000_000}
-        return Sampler(root, "n1", meters.discover(root, settings), JobFiles(self.jobs_dir), configured_idle_uw=idle)
+        found = meters.discover(root, settings)
+        kept = settings.daemon.steps
+        return Sampler(root, "n1", found, JobFiles(self.jobs_dir), configured_idle_uw=idle, keep_steps=kept)
 
 
 def tick(sampler: Sampler, node: Node) -> None:

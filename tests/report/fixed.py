@@ -10,11 +10,15 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hpccarbon import schema
+from hpccarbon.records import STEPS as STEPS_KEY
+from hpccarbon.records import StepEnergy
 from hpccarbon.slurm.record import JobRecord
+from hpccarbon.units import apportion
 from tests.site.maker import Row, meter_rows, row, write
 
 CLUSTER = "alpha"
@@ -200,11 +204,36 @@ def node_rows(node: str, hour: datetime) -> list[Row]:
     return rows
 
 
+STEPS = {
+    4711: {"batch": 5, "0": 25, "1": 70},
+    4801: {"batch": 1},
+    4802: {"batch": 1, "extern": 1, "": 2},
+    5003: {HOSTILE[:40]: 1},
+}
+"""Job -> step -> its part. The daemons kept steps from 11:00 on; task 4801's node did so before."""
+
+
+def steps_of(rows: Sequence[Row], hour: datetime) -> dict[str, str]:
+    """What a shard's metadata says of the steps of its jobs."""
+    told = []
+    for job_id, parts in STEPS.items():
+        mine = [one for one in rows if one["job_id"] == job_id]
+        if mine and (hour > at("10:00") or job_id != 4711):
+            shares: dict[str, list[Any]] = {step: [] for step in parts}
+            for name in (*schema.ENERGY_COLUMNS, "cpu_time_us"):
+                known = [one[name] for one in mine if one[name] is not None]
+                for step, part in apportion(sum(known), parts).items():
+                    shares[step].append(part if known else None)
+            told += [StepEnergy(job_id, mine[0]["run"], step, *values) for step, values in shares.items()]
+    return {STEPS_KEY: msgspec.json.encode(told).decode()} if told else {}
+
+
 def build(shared: Path) -> Path:
     """Write the site below `shared` and return it."""
     for hour in (at("10:00"), at("11:00"), at("12:00")):
         for node in NODES:
-            write(shared, node_rows(node, hour), hour=hour, node=node, cluster=CLUSTER)
+            rows = node_rows(node, hour)
+            write(shared, rows, hour=hour, node=node, cluster=CLUSTER, metadata=steps_of(rows, hour))
     write_records(shared, RECORDS)
     return shared
 

@@ -137,6 +137,11 @@ class Roster:
         return self._layout.unit_ns if self._layout is not None else 1
 
     @property
+    def layout(self) -> cgroup.Layout | None:
+        """Where Slurm keeps its jobs' groups; None before the first job."""
+        return self._layout
+
+    @property
     def source(self) -> str:
         """Where CPU time is read, as the shard says it; empty before the first job."""
         return "" if self._layout is None else self._layout.source

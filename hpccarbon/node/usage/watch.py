@@ -22,6 +22,7 @@ class Watch:
         self._libc = ctypes.CDLL(None, use_errno=True)
         self.fd: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watched: dict[str, int] = {}
+        self._happened = False
 
     def add(self, directory: Path) -> bool:
         """Watch a directory, once; False where that cannot be (missing, or the limit is reached)."""
@@ -39,27 +40,42 @@ class Watch:
 
     def changed(self) -> bool:
         """Whether anything happened since the last call. Reads what the kernel has queued; never waits."""
-        if self.fd < 0:
-            return True
-        happened = False
-        while True:
+        made = self.made()
+        return made is None or self._happened
+
+    def made(self) -> dict[str, set[str]] | None:
+        """Directory -> entries that it gained since the last call; None where they cannot be told: look yourself."""
+        made: dict[str, set[str]] = {}
+        self._happened = lost = False
+        while self.fd >= 0:
             try:
                 data = os.read(self.fd, 65536)
             except BlockingIOError:
-                return happened
+                return None if lost else made
             except OSError:
-                return True
-            happened = True
-            self._forget_removed(data)
+                break
+            self._happened = True
+            lost = self._sort(data, made) or lost
+        return None
 
-    def _forget_removed(self, data: bytes) -> None:
-        """A removed directory's watch is gone with it: its name may come back and must be watched anew."""
-        offset = 0
+    def _sort(self, data: bytes, made: dict[str, set[str]]) -> bool:
+        """Put the names of new entries into `made`; True where the kernel dropped some.
+
+        A removed directory's watch is gone with it: its name may come back and must be watched anew.
+        """
+        offset, lost = 0, False
         while offset + _HEADER.size <= len(data):
             descriptor, mask, _cookie, length = _HEADER.unpack_from(data, offset)
             offset += _HEADER.size + length
+            lost = lost or bool(mask & _OVERFLOW)
             if mask & _IGNORED:
                 self._watched = {path: wd for path, wd in self._watched.items() if wd != descriptor}
+            elif mask & (_CREATE | _MOVED_TO):
+                directory = next((path for path, wd in self._watched.items() if wd == descriptor), None)
+                if directory is not None:
+                    name = data[offset - length : offset].rstrip(b"\0")
+                    made.setdefault(directory, set()).add(os.fsdecode(name))
+        return lost
 
     def close(self) -> None:
         """Give the descriptor back."""

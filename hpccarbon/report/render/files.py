@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hpccarbon.report.figures import CarbonOf, Figures
-from hpccarbon.report.job import JobReport
+from hpccarbon.report.job import JobReport, StepPart
 from hpccarbon.report.render.inert import cell
 from hpccarbon.report.usage import UsageReport
 from hpccarbon.units import kwh
@@ -27,6 +27,7 @@ _TYPES: dict[str, type] = {
     **dict.fromkeys(("elapsed_s", "alloc_nodes", "alloc_cores", "alloc_gpus", "jobs", "nodes"), int),
     **dict.fromkeys(("low_uj", "high_uj"), int),
     **dict.fromkeys(("energy_uj", "cpu_uj", "dram_uj", "gpu_uj", "other_uj", "static_uj", "modelled_uj"), int),
+    "cpu_time_us": int,
     **dict.fromkeys(("idle_cores_uj", "job_uj", "system_uj", "unallocated_uj"), int),
     **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),
     **dict.fromkeys(("node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
@@ -48,9 +49,10 @@ def _escaped(found: re.Match[str]) -> str:
 
 
 def records(report: Report) -> list[dict[str, Any]]:
-    """The report as flat rows: one per run of a job, or one per line of the table (without the total)."""
+    """The report as flat rows: one per run of a job (one per step, where these were asked for), or one per line of the
+    table (without the total)."""
     if isinstance(report, JobReport):
-        return list(_job_records(report))
+        return list(_step_records(report) if _by_step(report) else _job_records(report))
     return list(_usage_records(report))
 
 
@@ -92,6 +94,22 @@ def _job_records(report: JobReport) -> Iterator[dict[str, Any]]:
             yield {"cluster": report.cluster} | facts | of_run | elapsed | flat(run.figures) | method_of(report.carbon)
 
 
+_STEP = ("step", "energy_kwh", *(name for name in StepPart.__struct_fields__ if name != "step"))
+
+
+def _by_step(report: JobReport) -> bool:
+    return any(job.steps is not None for job in report.jobs)
+
+
+def _step_records(report: JobReport) -> Iterator[dict[str, Any]]:
+    for job in report.jobs:
+        facts = {name: getattr(job, name) for name in (*_JOB_FACTS, *_JOB_HELD)}
+        for step in job.steps or ():
+            used = {name: getattr(step, name) for name in StepPart.__struct_fields__}
+            energy = {"energy_kwh": kwh(step.energy_uj)}
+            yield {"cluster": report.cluster} | facts | used | energy | method_of(report.carbon)
+
+
 def _usage_records(report: UsageReport) -> Iterator[dict[str, Any]]:
     for row in report.rows:
         keys = dict(zip(report.by, row.key or [None] * len(report.by), strict=True))
@@ -105,6 +123,8 @@ def columns(report: Report) -> list[str]:
     """The names of the flat rows' columns, also where there are no rows."""
     figures = ["energy_kwh", *_FIGURES]
     method = list(method_of(report.carbon))
+    if isinstance(report, JobReport) and _by_step(report):
+        return ["cluster", *_JOB_FACTS, *_JOB_HELD, *_STEP, *method]
     if isinstance(report, JobReport):
         return ["cluster", *_JOB_FACTS, *_JOB_HELD, "restart", "state", "start", "end", "elapsed_s", *figures, *method]
     job = ["name", "job_user"] if "job" in report.by else []

@@ -23,6 +23,7 @@ MIN_NAME = 6
 """Columns of a name that remain whatever the width."""
 MAX_NODES = 8
 MAX_JOBS = 40
+MAX_STEPS = 20
 MAX_RUNGS = 3
 _ASCII = str.maketrans({"▁": "_", "▂": "_", "▃": ".", "▄": "-", "▅": "-", "▆": "=", "▇": "=", "█": "#", "×": "x"})
 _BAD_STATES = frozenset(
@@ -435,6 +436,7 @@ def _job_page(report: JobReport, screen: Screen) -> list[str]:
         lines += ["", *_runs_table(job, screen)]
     if len(job.nodes) > 1:
         lines += ["", *_nodes_table(job, screen)]
+    lines += _steps_lines(report.jobs, screen)
     if report.hints:
         lines.append("")
     for hint in report.hints:
@@ -552,6 +554,53 @@ def _nodes_table(job: JobPart, screen: Screen) -> list[str]:
     return ["By node", *table(headings, rows, screen)]
 
 
+def _steps_lines(jobs: Sequence[JobPart], screen: Screen) -> list[str]:
+    """A line for each step, most energy first; nothing where nobody asked for steps."""
+    asked = [job for job in jobs if job.steps is not None]
+    found = [(job, step) for job in asked for step in job.steps or ()]
+    if not asked:
+        return []
+    if all(step.step is None for _job, step in found):
+        why = "none were kept: daemon.steps is off on these nodes, or their raw shards are gone"
+        return ["", *_wrapped("Steps", why, screen, "warn")]
+    headings = [
+        Heading("step", right=False),
+        Heading("energy"),
+        Heading("share", keep=6),
+        Heading("CO2e", keep=5),
+        Heading("cpu time", keep=7),
+        Heading("nodes", keep=3),
+    ]
+    found.sort(key=lambda one: (one[1].step is None, -one[1].energy_uj))
+    energy = unit_of(max(step.energy_uj for _job, step in found), ENERGY_UNITS)
+    carbon = unit_of(max(step.co2e_g or 0.0 for _job, step in found), GRAM_UNITS, 3)
+    rows = [
+        [
+            _step_name(job, step.step),
+            energy.named(step.energy_uj),
+            words.percent(100 * step.energy_uj / job.figures.energy_uj if job.figures.energy_uj else None),
+            carbon.named(step.co2e_g),
+            words.duration(step.cpu_time_us / 1e6),
+            str(step.nodes),
+        ]
+        for job, step in (found[:MAX_STEPS] if len(found) > MAX_STEPS + 1 else found)
+    ]
+    left = [step for _job, step in found[len(rows) :]]
+    if left:
+        energy_uj = sum(step.energy_uj for step in left)
+        whole = sum(job.figures.energy_uj or 0 for job in asked)
+        share = words.percent(100 * energy_uj / whole if whole else None)
+        rows.append([f"{len(left):,} more", energy.named(energy_uj), share, "", "", ""])
+    return ["", "By step", *table(headings, rows, screen)]
+
+
+def _step_name(job: JobPart, step: str | None) -> str:
+    """`123.0`; in words what has no name."""
+    if step is None:
+        return f"{job.job}: not kept by step"
+    return f"{job.job}.{inert(step, 30)}" if step else f"{job.job}: too short to be named"
+
+
 def _of(part: Figures, whole: Figures) -> float | None:
     return 100 * part.energy_uj / whole.energy_uj if part.energy_uj is not None and whole.energy_uj else None
 
@@ -632,6 +681,7 @@ def _group_page(report: JobReport, screen: Screen) -> list[str]:
     lines += statement_lines(report.statement, screen)
     lines += _cpu_lines(total, screen)
     lines += ["", *_split(total, screen, _unheld(jobs)), "", *_jobs_table(report, screen)]
+    lines += _steps_lines(jobs, screen)
     lines += advice_lines(report.advice, screen)
     data = _data(total, report.carbon, screen)
     return [*lines, *([""] if data else []), *data]
