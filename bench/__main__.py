@@ -40,13 +40,14 @@ def run_tick() -> Iterator[Result]:
     yield Result("daemon's core after 1,000 ticks", max(f["pss_mib"] for f in rounds), "MiB PSS", 25, "128 jobs")
     yield Result("foreign modules loaded", max(f["foreign"] for f in rounds), "", 0, "pyarrow, pandas, numpy, duckdb")
     rounds = _tick_rounds("gpus")
-    middle = statistics.median((f["tick_us"] - f["nvml_us"]) / f["floor_us"] for f in rounds)
+    middle = statistics.median(f["tick_us"] / (2.5 * f["floor_us"] + f["nvml_us"]) for f in rounds)
+    bare = statistics.median(f["tick_us"] / f["floor_us"] for f in rounds)
     figures = min(rounds, key=lambda f: f["tick_us"])
     what = (
-        f"8 zones, 128 jobs: {figures['tick_us']:.0f} µs, of which NVML {figures['nvml_us']:.0f} µs; C without GPUs"
-        f" {figures['floor_us']:.0f} µs"
+        f"8 zones, 128 jobs: {figures['tick_us']:.0f} µs, with asking the GPUs' drivers 20 ms before; C without GPUs"
+        f" {figures['floor_us']:.0f} µs ({bare:.2f} times), asking 8 GPUs {figures['nvml_us']:.0f} µs"
     )
-    yield Result("tick with 8 GPUs, less NVML / C floor", middle, "x", 2.5, what)
+    yield Result("tick with 8 GPUs / (2.5 x C floor + NVML)", middle, "x", 1.0, what)
 
 
 def _tick_rounds(*options: str) -> list[dict[str, float]]:

@@ -227,6 +227,16 @@ class Sampler:
             self._sync()
             self.roster.look(at_ns, self.mark.at_ns, self.roster.scope_count())
 
+    @property
+    def slow(self) -> bool:
+        """Whether a meter's answer takes time, so that `ask` ahead of a tick is worth while."""
+        return bool(self._slow)
+
+    def ask(self) -> None:
+        """Have slow meters asked. Their drivers answer while nobody waits, and take nothing from a tick."""
+        for meter in self._slow:
+            meter.begin()
+
     # ---- a tick -------------------------------------------------------------------------------------------------
 
     def tick(self, at_ns: int, wall_ns: int) -> None:
@@ -235,8 +245,7 @@ class Sampler:
         Args:
             at_ns: boot-time clock (durations); wall_ns: wall clock (labels). Both of this moment.
         """
-        for meter in self._slow:  # their drivers answer while the jobs are read
-            meter.begin()
+        self.ask()
         roster, mark = self.roster, self.mark
         if roster.changed:
             roster.sort()

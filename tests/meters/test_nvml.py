@@ -157,6 +157,22 @@ def test_a_lost_gpu_is_a_gap_and_the_others_go_on(tmp_path: Path, nvml_state: Pa
         assert {finding.state for finding in meter.findings} == {"ok"}
 
 
+def test_a_driver_that_was_asked_ahead_answers_with_what_it_read_then(tmp_path: Path, nvml_state: Path) -> None:
+    with driver(tmp_path, nvml_state, gpu(energy_mj=5), timeout_s=0.05) as meter:
+        meter.begin()
+        time.sleep(0.1)
+        nvml_state.write_text(gpu(energy_mj=9, hang_s=0.6))
+        meter.begin()  # the tick: it was asked already, and is not asked again
+        (row,) = meter.read(at_ns=NS_PER_S)
+        assert isinstance(row, Reading)
+        assert row.energy_uj == 5_000
+        assert 0.05 * NS_PER_S < NS_PER_S - row.at_ns < 0.5 * NS_PER_S  # labelled with when it was read
+        nvml_state.write_text(gpu(energy_mj=9))
+        (row,) = meter.read(at_ns=2 * NS_PER_S)
+        assert isinstance(row, Reading)
+        assert row.energy_uj == 9_000
+
+
 def test_a_driver_that_hangs_costs_one_bounded_wait(tmp_path: Path, nvml_state: Path) -> None:
     with driver(tmp_path, nvml_state, gpu(), timeout_s=0.05) as meter:
         nvml_state.write_text(gpu(hang_s=0.6))

@@ -87,8 +87,8 @@ class Gpu(NamedTuple):
 class SlowMeter(Protocol):
     """A meter whose answer takes time, so that it is asked before the others are read."""
 
-    def begin(self) -> int | None:
-        """Ask; the next `read` takes the answer. Returns the moment, None where nothing could be asked."""
+    def begin(self) -> None:
+        """Ask, unless that was done since the last `read`: the next one takes the answer."""
         ...
 
 

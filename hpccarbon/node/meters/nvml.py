@@ -84,7 +84,10 @@ class NvmlMeter:
         self._findings: tuple[Finding, ...] = ()
         self._integrals: dict[str, Integral] = {}
         self._asked_for: frozenset[str] = frozenset()
-        self._began_ns: int | None = None
+        self._asked: tuple[_Card, ...] | None = None
+        """The cards whose answer is on its way"""
+        self._tick_ns = 0
+        """When `begin` was called last: the moment of a `read`'s at_ns, on the driver's clock"""
         self._seen_us: dict[str, int] = {}
         self._used: dict[str, dict[int, int]] = {}
         self._busy: dict[str, dict[int, int]] = {}
@@ -128,25 +131,26 @@ class NvmlMeter:
         """
         return self._busy.get(uuid, {})
 
-    def begin(self) -> int | None:
-        """Have the driver asked, so that the next `read` finds the answer; the moment, None where it hangs."""
+    def begin(self) -> None:
+        """Have the driver asked, so that the next `read` finds the answer; nothing is asked while it hangs."""
         cards, asked_for = self._cards, self._asked_for
-        began_ns = time.monotonic_ns()
+        self._tick_ns = time.monotonic_ns()
+        if not cards or self._asked is not None:
+            return
         try:
-            if cards:
-                self._worker.ask(lambda: self._sample(cards, asked_for))
-                self._began_ns = began_ns
+            self._worker.ask(lambda: self._sample(cards, asked_for))
+            self._asked = cards
         except Late:
-            return None
-        return self._began_ns
+            pass
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
         """One reading or gap per GPU; waits for the driver for `gpu.timeout_s` once, and not at all while it hangs."""
         if not self._cards:
             return []
-        cards, began_ns = self._cards, self._began_ns or self.begin()
-        self._began_ns = None
-        if began_ns is None:
+        if self._asked is None:
+            self.begin()
+        cards, self._asked = self._asked, None
+        if cards is None:
             return self._unanswered(at_ns)
         try:
             values, used, busy = self._worker.answer(self._timeout_s)
@@ -156,7 +160,7 @@ class NvmlMeter:
         rows: list[Reading | Gap] = []
         for card, (value, moment_ns) in zip(cards, values, strict=True):
             zone = card.channel.zone
-            then_ns = at_ns + max(0, moment_ns - began_ns)
+            then_ns = at_ns + moment_ns - self._tick_ns
             if isinstance(value, str):
                 self._again = True
                 rows.append(Gap("nvml", zone, then_ns, value))
