@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import stat
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -27,6 +28,9 @@ MAX_SHARD_UJ = 10**17
 MAX_PRESENT_MS = 86_400_000
 MAX_SHARD_ROWS = 2_000_000
 """A node with 30,000 jobs in an hour; beyond it a small file would keep the engine busy for minutes."""
+PATIENCE_S, PATIENCE_PER_SHARD_S = 3.0, 0.02
+"""After this time it is asked whether one shard holds too many rows. 2,000 shards are grouped in half a second; a file
+system that is slow is given a hundred times that, and then all the time that it needs."""
 NO_FILE = -1
 """The size of a link, a pipe or a device in the place of a shard: opened, it could be any file, or never answer."""
 MAX_TEXT = 4096
@@ -39,6 +43,7 @@ ALONE = "512MiB"
 _NAME = re.compile(r"(?P<node>[A-Za-z0-9][A-Za-z0-9._-]*)\.(?P<boot>[A-Za-z0-9_-]+)\.parquet")
 _MAGIC = b"PAR1"
 _GAVE_UP = "damaged in a way that the engine does not survive"
+_TOO_MANY_ROWS = f"absurd: more than {MAX_SHARD_ROWS} rows"
 _UNFINISHED = "not a whole Parquet file: truncated, or copied while it was written"
 
 
@@ -154,7 +159,7 @@ SELECT ($base + file_index)::BIGINT AS file, {_KEYS}, {_SUMS}, {_MAXIMA},
     min(least({", ".join(_COUNTED)})) AS lowest,
     max(greatest({", ".join(schema.ENERGY_COLUMNS)}, cpu_time_us)) AS highest,
     max(present_ms) AS longest, max(covered_ms - present_ms) AS overcovered,
-    bool_or({" OR ".join(f"{name} IS NULL" for name in _REQUIRED)}) AS incomplete
+    bool_or({" OR ".join(f"{name} IS NULL" for name in _REQUIRED)}) AS incomplete, count(*) AS rows
 FROM read_parquet($files, hive_partitioning = false)
 GROUP BY ALL
 """  # noqa: S608 - column names are our own
@@ -163,7 +168,7 @@ _TYPES = {
     **dict.fromkeys(("file", "job_id", "uid", "first_us", "last_us"), "BIGINT"),
     **dict.fromkeys(schema.SUM_COLUMNS, "HUGEINT"),
     **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
-    **dict.fromkeys(("lowest", "highest", "longest", "overcovered"), "BIGINT"),
+    **dict.fromkeys(("lowest", "highest", "longest", "overcovered", "rows"), "BIGINT"),
     "incomplete": "BOOLEAN",
 }
 _CREATE = ", ".join(f'"{name}" {kind}' for name, kind in _TYPES.items())
@@ -185,6 +190,7 @@ SELECT file, bool_or(greatest({", ".join(f'strlen("{name}")' for name in _TEXTS)
     bool_or(holder = 'job' AND (job_id IS NULL OR run IS NULL)),
     min(first_us) < $first_us OR max(last_us) >= $first_us + {HOUR_S * 1_000_000},
     min(lowest) < 0, max(highest) > {MAX_ROW_UJ} OR max(longest) > {MAX_PRESENT_MS}, max(overcovered) > 0,
+    sum("rows") > {MAX_SHARD_ROWS},
     {", ".join(f"sum({name}) > {MAX_SHARD_UJ}" for name in schema.ENERGY_COLUMNS)},
     {
     ", ".join(
@@ -283,7 +289,15 @@ def _absorb(
     try:
         strangers = _strangers(con, paths, cluster, hour)
         if not strangers:
-            _group(con, paths, base)
+            try:
+                with _patience(con, len(files)):
+                    _group(con, paths, base)
+            except duckdb.InterruptException:
+                # Who is to blame is asked only now: counting all rows beforehand is an eighth of an hour's time.
+                strangers = _crowds(con, paths)
+                if not strangers:
+                    _group(con, paths, base)
+        if not strangers:
             yield from files
             return
     except duckdb.FatalException:
@@ -294,7 +308,7 @@ def _absorb(
                 raise
             faults.append(ShardError(paths[0], _damage(paths[0]) or reason(err)))
             return
-        strangers = {path: damage for path in paths if (damage := _damage(path))}
+        strangers = {path: damage for path in paths if (damage := _damage(path))} or _crowds(con, paths)
     if strangers:
         faults += [ShardError(path, why) for path, why in strangers.items()]
         yield from _absorb(con, [f for f in files if f.path not in strangers], base, cluster, hour, faults)
@@ -314,7 +328,8 @@ def _is_fatal(path: str) -> bool:
     with contextlib.closing(connect(1)) as con:
         try:
             metadata(con, path)
-            con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
+            with _patience(con, 1):
+                con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
         except duckdb.FatalException:
             return True
         except duckdb.Error:
@@ -329,7 +344,8 @@ def _unpacks_too_far(path: str) -> bool:
     with contextlib.closing(connect(1)) as con:
         con.execute(f"SET memory_limit = '{ALONE}'")
         try:
-            con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
+            with _patience(con, 1):
+                con.execute(f"CREATE TEMP TABLE part AS {_GROUP}", {"base": 0, "files": [path]})
         except duckdb.Error:
             return True
     return False
@@ -370,14 +386,36 @@ def _strangers(con: duckdb.DuckDBPyConnection, paths: list[str], cluster: str, h
     """The shards whose metadata contradicts the place they lie in, with the reason."""
     said_hours = {"hour": hour.isoformat(), "hour_z": hour.isoformat().replace("+00:00", "Z")}
     expected = {"version": str(schema.SHARD_VERSION), "cluster": cluster, **said_hours}
-    counted = "SELECT file_name FROM parquet_file_metadata($files) WHERE num_rows > $most OR num_rows < 0"
-    absurd = {row[0] for row in con.execute(counted, {"files": paths, "most": MAX_SHARD_ROWS}).fetchall()}
-    if absurd:
-        return dict.fromkeys(absurd, f"absurd: it says that it holds more than {MAX_SHARD_ROWS} rows")
     known = {row[0] for row in con.execute(_METADATA, {"files": paths, **expected}).fetchall()}
     suspects = [path for path in paths if path not in known]
     reasons = ((path, _contradiction(con, path, cluster, hour)) for path in suspects)
     return {path: why for path, why in reasons if why}
+
+
+def _crowds(con: duckdb.DuckDBPyConnection, paths: list[str]) -> dict[str, str]:
+    """The shards that say that they hold more rows than a shard may; none, where one of them cannot even be asked."""
+    import duckdb
+
+    counted = "SELECT file_name FROM parquet_file_metadata($files) WHERE num_rows > $most OR num_rows < 0"
+    try:
+        found = con.execute(counted, {"files": paths, "most": MAX_SHARD_ROWS}).fetchall()
+    except duckdb.FatalException:
+        raise
+    except duckdb.Error:
+        return {}
+    return {row[0]: _TOO_MANY_ROWS for row in found}
+
+
+@contextlib.contextmanager
+def _patience(con: duckdb.DuckDBPyConnection, files: int) -> Iterator[None]:
+    """Interrupt what the engine does in this block, if it takes longer than so many shards ever should."""
+    timer = threading.Timer(PATIENCE_S + files * PATIENCE_PER_SHARD_S, con.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def metadata(con: duckdb.DuckDBPyConnection, path: str) -> dict[str, str]:
@@ -415,7 +453,7 @@ def _judge(con: duckdb.DuckDBPyConnection, hour: datetime) -> dict[int, str]:
     components = len(schema.ENERGY_COLUMNS)
     bad: dict[int, str] = {}
     for file, *verdict in con.execute(_JUDGE, {"first_us": first_us}).fetchall():
-        flags, absurd_sums, sums = verdict[:8], verdict[8 : 8 + components], verdict[8 + components :]
+        flags, absurd_sums, sums = verdict[:9], verdict[9 : 9 + components], verdict[9 + components :]
         reasons = (
             f"a name of more than {MAX_TEXT} bytes",
             "a column that must not be null holds nulls",
@@ -425,6 +463,7 @@ def _judge(con: duckdb.DuckDBPyConnection, hour: datetime) -> dict[int, str]:
             "negative values",
             "absurd values (a row above 10 GJ or longer than a day)",
             "a row covered for longer than it was present",
+            _TOO_MANY_ROWS,
         )
         why = next((text for flag, text in zip(flags, reasons, strict=True) if flag), "")
         if not why and any(absurd_sums):

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -331,6 +333,43 @@ def test_an_hour_of_broken_shards_is_an_empty_hour(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     assert ledger.energy(Selection()) == []
     assert [fault.path for fault in ledger.faults] == [str(path)]
+
+
+@pytest.mark.parametrize("patience_s", [60.0, 0.0])
+def test_a_shard_of_too_many_rows_is_set_aside_however_fast_the_machine_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience_s: float
+) -> None:
+    """A small file can hold millions of rows; without patience the engine is stopped and asked who is to blame."""
+    monkeypatch.setattr(shards, "PATIENCE_S", patience_s)
+    monkeypatch.setattr(shards, "PATIENCE_PER_SHARD_S", 0.0)
+    maker.write(tmp_path, maker.node_hour(1), node="n1")
+    crowd = maker.write(tmp_path, maker.node_hour(2), node="n2")
+    table = pq.read_table(crowd)
+    system = table.filter(pc.equal(table["holder"].cast(pa.string()), "system")).slice(0, 1)
+    nothing = [
+        pa.scalar(0, field.type) if field.name.endswith("_uj") else system[field.name][0] for field in table.schema
+    ]
+    rows = shards.MAX_SHARD_ROWS + 1
+    columns = [pa.repeat(value, rows) for value in nothing]
+    pq.write_table(pa.table(columns, schema=table.schema), crowd, compression="zstd")
+    assert crowd.stat().st_size < 200_000
+    outcome = run(tmp_path)
+    assert [(Path(path).name, why) for path, why in outcome.set_aside] == [
+        (crowd.name, f"absurd: more than {shards.MAX_SHARD_ROWS} rows")
+    ]
+    assert {row.key for row in Ledger(tmp_path, "alpha").energy(Selection(), ("node",))} == {("n1",)}
+
+
+def test_an_hour_that_takes_its_time_is_merged_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = maker.site(tmp_path, hours=1, nodes=4)
+    patient = run(tmp_path)
+    before = next((tmp_path / "ledger").rglob("hour=*.parquet")).read_bytes()
+    shutil.rmtree(tmp_path / "ledger")
+    monkeypatch.setattr(shards, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(shards, "PATIENCE_PER_SHARD_S", 0.0)
+    assert run(tmp_path) == patient
+    assert patient.shards == len(paths)
+    assert next((tmp_path / "ledger").rglob("hour=*.parquet")).read_bytes() == before
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
