@@ -149,7 +149,12 @@ def test_errors_in_common_do_not_average_out_and_those_of_hours_do() -> None:
 
 def test_hours_are_utc_and_naive_times_are_refused() -> None:
     eastern = timezone(timedelta(hours=5, minutes=30))
-    assert hour_of(datetime(2026, 1, 1, 5, 45, tzinfo=eastern)) == datetime(2026, 1, 1, tzinfo=timezone.utc)
+    for moment in (
+        datetime(2026, 1, 1, 5, 45, tzinfo=eastern),
+        datetime(2026, 1, 1, 6, 29, 59, 999_999, tzinfo=eastern),
+    ):
+        assert hour_of(moment) == datetime(2026, 1, 1, tzinfo=timezone.utc)
+        assert hour_of(moment).tzinfo is timezone.utc
     with pytest.raises(ValueError, match="naive"):
         hour_of(datetime(2026, 1, 1))
 

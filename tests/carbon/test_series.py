@@ -216,3 +216,87 @@ def test_many_hours_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> None:
     at_once = Factors(DE, tmp_path).mapping(asked)
     assert at_once == {hour: Factors(DE, tmp_path).mapping([hour])[hour] for hour in asked}
     assert {share.rung for share in Factors(DE, tmp_path).describe(asked).rungs} <= set(RUNGS)
+
+
+def test_a_description_says_of_each_rung_how_much_it_was_used_for(tmp_path: Path) -> None:
+    """An hour that was fetched, one that was not, and one of another year: every field, by energy and by hours."""
+    put(tmp_path, hours({0: 250.0}))
+    other = T0.replace(year=2024)
+    factors = Factors(Carbon(zone="DE", node_factor=1.1, pue_of_year={"2026": 1.5, "2024": 1.1}), tmp_path)
+    kwh = 3_600_000_000_000
+    energy = {T0: 5 * kwh, T0 + timedelta(hours=1): 2 * kwh, other: kwh}
+    hour, young, old = (factors.at(moment) for moment in energy)
+    assert hour and young and old
+    assert (hour.rung, young.rung, old.rung) == ("measured", "year", "year")
+    assert (young.year, old.year) == (2025, 2024)
+    told = factors.describe(energy)
+    assert (told.zone, told.zone_name, told.basis, told.node_factor) == ("DE", "Germany", "lifecycle", 1.1)
+    assert told.pue == pytest.approx((7 * 1.5 + 1.1) / 8)
+    weighted = 5 * 250 + 2 * young.g_per_kwh + old.g_per_kwh
+    assert told.intensity_g_per_kwh == pytest.approx(weighted / 8)
+    measured, yearly = told.rungs
+    assert (measured.rung, measured.source, measured.years, measured.hours) == ("measured", HERE.source, [], 1)
+    assert (measured.energy_uj, measured.percent) == (5 * kwh, 62.5)
+    assert measured.spread_percent == pytest.approx(100 * hour.spread)
+    assert (yearly.rung, yearly.edition, yearly.years, yearly.hours) == ("year", "Ember 2026", [2024, 2025], 2)
+    assert (yearly.energy_uj, yearly.percent) == (3 * kwh, 37.5)
+    assert yearly.spread_percent == pytest.approx(100 * (young.spread + old.spread) / 2)
+    assert (
+        told.sources[0]
+        == f"hourly, measured, {HERE.source}: 62.5 % of the energy, ± {100 * hour.spread:.2g} % for one hour"
+    )
+    assert told.sources[1].startswith("the year's mean 2024-2025, Ember (2026)")
+    assert ": 37.5 % of the energy, ± " in told.sources[1]
+    # Both unfetched hours are more than a week apart; T0 and its neighbour are in one week and err together.
+    grams = [5 * 250 * hour.own + 2 * young.g_per_kwh * young.own, old.g_per_kwh * old.own]
+    assert told.own_percent == pytest.approx(100 * (grams[0] ** 2 + grams[1] ** 2) ** 0.5 / weighted)
+    common = [
+        max(weight * one.g_per_kwh * one.common, weight * one.floor_g)
+        for one, weight in ((hour, 5), (young, 2), (old, 1))
+    ]
+    assert told.common_percent == pytest.approx(100 * sum(common) / weighted)
+
+    equal = factors.describe(energy.keys())
+    assert equal.pue == pytest.approx((1.5 + 1.5 + 1.1) / 3)
+    assert equal.intensity_g_per_kwh == pytest.approx((250 + young.g_per_kwh + old.g_per_kwh) / 3)
+    assert [(share.rung, share.energy_uj) for share in equal.rungs] == [("year", 0), ("measured", 0)]
+    assert [share.percent for share in equal.rungs] == pytest.approx([200 / 3, 100 / 3])
+
+
+def test_one_year_is_named_alone() -> None:
+    factors = Factors(Carbon(zone="DE"))
+    assert factors.describe([T0.replace(year=2024)]).sources[0].startswith("the year's mean 2024, Ember")
+
+
+def test_a_mean_weighs_what_was_used_and_not_when() -> None:
+    """Errors of hours are the same within a week of the epoch (it began on a Thursday), and independent beyond."""
+    factors = Factors(DE)
+    friday = datetime(2024, 3, 8, tzinfo=timezone.utc)
+    one = factors.at(friday)
+    assert one is not None
+    within = factors.describe({friday: 10**12, friday + timedelta(days=5, hours=23): 10**12})
+    assert within.own_percent == pytest.approx(100 * one.own)
+    apart = factors.describe({friday: 10**12, friday + timedelta(days=6): 10**12})
+    assert apart.own_percent == pytest.approx(100 * one.own / 2**0.5)
+
+
+def test_hours_without_a_value_are_counted_and_the_advice_is_one_that_helps(tmp_path: Path) -> None:
+    factors = Factors(Carbon(zone="DE", basis="direct", pue=1.2), tmp_path)
+    told = factors.describe([T0 + timedelta(hours=at) for at in range(3)])
+    assert "no direct intensity is known" in told.notes[0]
+    assert " in 3 of the hours: " in told.notes[0]
+    assert told.notes[0].endswith("or set carbon.basis = lifecycle")
+    assert (told.intensity_g_per_kwh, told.own_percent, told.common_percent, told.rungs) == (None, None, None, [])
+    assert told.pue == 1.2
+
+
+def test_a_pue_of_the_hour_wins_over_the_years(tmp_path: Path) -> None:
+    path = tmp_path / "pue.csv"
+    path.write_text("start,pue\n2026-03-01T00:00Z,1.31\n")
+    factors = Factors(Carbon(zone="DE", pue=1.2, pue_of_year={"2026": 1.25}, pue_file=str(path)))
+    assert [factors.pue_of(T0 + timedelta(minutes=minutes)) for minutes in (0, 59, 60)] == [1.31, 1.31, 1.25]
+    assert factors.pue_of(T0.replace(year=2020)) == 1.2
+    assert factors.grid_kwh({T0: 3_600_000_000_000}) == pytest.approx(1.31)
+    assert Factors(Carbon(zone="DE")).grid_kwh({T0: 3_600_000_000_000}) == 1.0
+    assert Factors(Carbon(zone="DE", pue=1.4)).describe().pue == 1.4
+    assert Factors(Carbon(zone="DE")).describe().pue is None

@@ -126,6 +126,55 @@ def test_mig_instances_pay_for_their_slices_and_free_slices_are_nobodys() -> Non
     assert (a.gpu_uj, b.gpu_uj, free.gpu_uj) == (180_000_000, 60_000_000, 30_000_000)
 
 
+def test_a_shared_gpu_is_divided_interval_by_interval() -> None:
+    """Each interval's dynamic energy goes by who used the GPU in it: 250 J to A and 150 J to B, then none to B."""
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1, gpus={"GPU-a": 1})]
+    division = Division(Node(8), [GPU_A], [100_000_000], jobs)
+    division.add(NS_PER_S, [500_000_000], [0, 0, 0], gpu_use={"GPU-a": [5, 3]})
+    division.add(NS_PER_S, [300_000_000], [0, 0, 0], gpu_use={"GPU-a": [1, 0]})
+    (a, b), _system, free = division.close()
+    assert (a.idle_uj, b.idle_uj, free.gpu_uj) == (100_000_000, 100_000_000, 0)
+    assert [share.gpu_uj for share in (a, b)] == pytest.approx([550_000_000, 250_000_000], abs=1)
+
+
+def test_a_gpu_that_nobody_used_meanwhile_is_divided_by_time() -> None:
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1, gpus={"GPU-a": 1})]
+    division = Division(Node(8), [GPU_A], [0], jobs)
+    division.add(NS_PER_S, [80_000_000], [0, 0, 0], gpu_use={"GPU-a": [0, 0]})
+    shares, _system, free = division.close()
+    assert [share.gpu_uj for share in shares] == [40_000_000, 40_000_000]
+    assert free.gpu_uj == 0
+
+
+@pytest.mark.parametrize("held", [{"GPU-m": 1}, {}])
+def test_the_energy_of_a_modelled_gpu_is_modelled_whoever_has_it(held: dict[str, int]) -> None:
+    modelled = Channel("nvml", "GPU-m", "gpu", device="GPU-m", modelled=True)
+    division = Division(Node(8), [modelled, GPU_A], [10_000_000, 0], [Holding(1, gpus=held)])
+    division.add(NS_PER_S, [30_000_000, 7_000_000], [0, 0])
+    (job,), _system, free = division.close()
+    payer = job if held else free
+    assert (payer.modelled_uj, job.modelled_uj + free.modelled_uj) == (30_000_000, 30_000_000)
+    assert (job.gpu_uj or 0) + (free.gpu_uj or 0) == 37_000_000
+
+
+def test_cpu_time_counts_on_the_sockets_where_it_may_have_been_used() -> None:
+    """A has six cores on socket 0 and two on socket 1, B may run anywhere: 8, 4 and, of the system, 2 CPU seconds."""
+    jobs = [Holding(8, sockets={0: 6, 1: 2}), Holding(4)]
+    division = Division(TWO_SOCKETS, [CPU0, CPU1], [0, 0], jobs)
+    division.add(NS_PER_S, [90_000_000, 50_000_000], [8 * NS_PER_S, 4 * NS_PER_S, 2 * NS_PER_S])
+    (a, b), system, free = division.close()
+    # Socket 0: 6, 2 and 1 of 9 seconds; socket 1: 2, 2 and 1 of 5.
+    assert (a.cpu_uj, b.cpu_uj, system.cpu_uj, free.cpu_uj) == (80_000_000, 40_000_000, 20_000_000, 0)
+
+
+def test_who_is_pinned_to_one_socket_uses_nothing_of_the_other() -> None:
+    jobs = [Holding(8, sockets={0: 8}), Holding(8, sockets={1: 8})]
+    division = Division(TWO_SOCKETS, [CPU0, CPU1], [0, 0], jobs)
+    division.add(NS_PER_S, [70_000_000, 30_000_000], [NS_PER_S, 3 * NS_PER_S, 0])
+    (a, b), _system, _free = division.close()
+    assert (a.cpu_uj, b.cpu_uj) == (70_000_000, 30_000_000)
+
+
 def test_the_rest_of_a_node_meter_follows_the_components_and_may_come_late() -> None:
     jobs = [Holding(4), Holding(4)]
     division = Division(Node(8), [CPU0, BMC], [0, 0], jobs)
