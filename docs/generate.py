@@ -1,4 +1,4 @@
-"""Writes the pages that are made from the code: docs/cli.md, docs/schema.md, docs/report_json.md.
+"""Writes what is made from the code: docs/cli.md, docs/schema.md, docs/report_json.md, the README's badges.
 
 python docs/generate.py          writes them (`make docs`)
 python docs/generate.py --check  exits 1 naming those that are not what the code says
@@ -277,7 +277,64 @@ def _anchor(struct: type) -> str:
 
 # ---- all ------------------------------------------------------------------------------------------------------------
 
-PAGES = {"cli.md": cli_page, "schema.md": schema_page, "report_json.md": json_page}
+# ---- badges ---------------------------------------------------------------------------------------------------------
+
+COLUMN_PX, MARGIN_PX = 6.6, 14
+"""A letter's mean width at 11 px, and what stands around a text."""
+BADGE = """\
+<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="20" role="img" aria-label="{label}: {value}">
+<title>{label}: {value}</title>
+<rect width="{width}" height="20" rx="3" fill="#3b4252"/>
+<path d="M{left} 0h{right}a3 3 0 0 1 3 3v14a3 3 0 0 1-3 3h-{right}z" fill="#1f6f43"/>
+<g fill="#fff" font-family="DejaVu Sans,Verdana,sans-serif" font-size="11" text-anchor="middle">
+<text x="{left_middle}" y="14">{label}</text><text x="{right_middle}" y="14">{value}</text>
+</g>
+</svg>
+"""
+
+
+def badge(label: str, value: str) -> str:
+    """A picture of two words, which needs no service."""
+    left, right = (round(len(text) * COLUMN_PX) + MARGIN_PX for text in (label, value))
+    return BADGE.format(
+        label=label,
+        value=value,
+        width=left + right,
+        left=left,
+        right=right - 3,
+        left_middle=left // 2,
+        right_middle=left + right // 2,
+    )
+
+
+def _project(key: str) -> str:
+    """A value of pyproject.toml's `[project]`."""
+    return str(msgspec.toml.decode((HERE.parent / "pyproject.toml").read_bytes())["project"][key])
+
+
+def _python() -> str:
+    """The Pythons that `make pythons` runs the suite on."""
+    text = (HERE.parent / "tests" / "pythons.py").read_text(encoding="utf-8")
+    versions = re.findall(r'"(3\.\d+)"', text.partition("VERSIONS = ")[2].partition("\n")[0])
+    assert _project("requires-python") == f">={versions[0]}"
+    return f"{versions[0]} to {versions[-1]}"
+
+
+def _slurm() -> str:
+    """The Slurm releases that the suite and `make compat` run against."""
+    text = (HERE.parent / "tests" / "compat.py").read_text(encoding="utf-8")
+    return ", ".join(["22.05", *re.findall(r"Slurm (\d\d\.\d\d), Python", text)])
+
+
+PAGES = {
+    "cli.md": cli_page,
+    "schema.md": schema_page,
+    "report_json.md": json_page,
+    "badges/python.svg": lambda: badge("Python", _python()),
+    "badges/slurm.svg": lambda: badge("tried with Slurm", _slurm()),
+    "badges/licence.svg": lambda: badge("licence", _project("license")),
+    "badges/joules.svg": lambda: badge("holders = meters", "to the µJ, by hpccarbon verify"),
+}
 
 
 def outdated(write: bool) -> list[str]:
@@ -288,6 +345,7 @@ def outdated(write: bool) -> list[str]:
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if write:
+                path.parent.mkdir(exist_ok=True)
                 path.write_text(text, encoding="utf-8")
     return stale
 
