@@ -35,7 +35,7 @@ demo: setup ## the main job on a private Slurm cluster: mixed load, aggregate, r
 	$(BIN)/python -m tests.lab.demo
 
 test: setup lint ## the whole suite; without root and Slurm the lab's tests are skipped, loudly
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 coverage: setup ## which branches of the base, node/ and site/ the whole suite takes (minutes; what SIGKILL ends tells nothing)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[coverage]'
