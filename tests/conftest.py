@@ -6,6 +6,8 @@ cluster and real cgroups. It mostly waits for jobs; the other one does the rest 
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -17,10 +19,10 @@ def _once(item: pytest.Item) -> bool:
     return any(item.get_closest_marker(name) for name in ("lab", "root"))
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(tryfirst=True)  # before xdist writes the groups into the names that it distributes by
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What there is only once goes to one worker, and first: it takes longest."""
-    if not config.pluginmanager.hasplugin("xdist") or not config.getoption("dist", "no").startswith("load"):
+    if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     for item in items:
         if _once(item):

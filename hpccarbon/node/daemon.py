@@ -212,6 +212,11 @@ class Daemon:
         self._introduce(resumed is not None)
         at_ns, wall_ns = clocks()
         self.sampler.notice(at_ns, wall_ns, True)
+        if self.sampler.roster.watch.blind:
+            log(
+                "jobs: the kernel watches no more directories (fs.inotify.max_user_instances or max_user_watches);"
+                " they are looked for at every tick"
+            )
         self._seal_due_ns = at_ns + self._first_seal_ns()
         self._dirty = bool(self._store.hours(unsealed=True))
         poll = select.poll()

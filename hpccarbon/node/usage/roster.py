@@ -171,8 +171,8 @@ class Roster:
         }
 
     def due(self, at_ns: int) -> bool:
-        """Whether it is time to look for jobs, though nothing said that one came or went."""
-        return at_ns >= self._rescan_ns or at_ns >= self._ask_ns
+        """Whether it is time to look for jobs, though nothing said that one came or went: always, where nothing can."""
+        return self.watch.blind or at_ns >= self._rescan_ns or at_ns >= self._ask_ns
 
     def notice(self, at_ns: int, wall_ns: int) -> None:
         """Look for jobs that came or went."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
 from pathlib import Path
@@ -15,7 +16,7 @@ _HEADER = struct.Struct("iIII")
 class Watch:
     """inotify on a handful of directories; works on cgroupfs too, since mkdir and rmdir go through the VFS.
 
-    `fd` is what to poll, -1 where the kernel refuses (watch limit): then `changed` always says True.
+    `fd` is what to poll, -1 where the kernel refuses (fs.inotify.max_user_instances): then `changed` always says True.
     """
 
     def __init__(self) -> None:
@@ -23,6 +24,12 @@ class Watch:
         self.fd: int = self._libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
         self._watched: dict[str, int] = {}
         self._happened = False
+        self._refused = False
+
+    @property
+    def blind(self) -> bool:
+        """Whether the kernel would not watch everything it was asked to: some things are seen only by looking."""
+        return self._refused or self.fd < 0
 
     def add(self, directory: Path) -> bool:
         """Watch a directory, once; False where that cannot be (missing, or the limit is reached)."""
@@ -34,6 +41,7 @@ class Watch:
         mask = _CREATE | _DELETE | _MOVED_TO | _CLOSE_WRITE | _ONLYDIR
         descriptor = self._libc.inotify_add_watch(self.fd, os.fsencode(path), mask)
         if descriptor < 0:
+            self._refused = self._refused or ctypes.get_errno() == errno.ENOSPC  # fs.inotify.max_user_watches
             return False
         self._watched[path] = descriptor
         return True
@@ -82,3 +90,7 @@ class Watch:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        """A user has 128 of these, all processes together: one that is dropped goes back at once."""
+        self.close()
