@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from hpccarbon.node.seal import STORE_NAME
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot, online_cpus
 from hpccarbon.node.usage import cgroup, perf
+from hpccarbon.node.usage.watch import Watch
 from hpccarbon.node.usage.weights import CPU_TIME
 
 Verdict = Literal["ok", "note", "problem"]
@@ -56,6 +58,7 @@ def diagnose(config: Config, node: str) -> Diagnosis:
     checks = [
         *_energy(found, bool(cpu)),
         *_jobs(root, node),
+        *_watch(),
         *_weights(config),
         *_daemon(config, node),
         *_hooks(config, node),
@@ -120,6 +123,15 @@ def _jobs(root: SysRoot, node: str) -> list[Check]:
             "set JobAcctGatherType=jobacct_gather/cgroup in slurm.conf: the last second of a step is the system's else",
         )
     ]
+
+
+def _watch() -> list[Check]:
+    """Whether the kernel can tell of jobs that come and go; nothing where it can."""
+    with closing(Watch()) as watch:
+        if not watch.blind:
+            return []
+    found = "the kernel watches no more directories for this user: jobs are looked for at every tick"
+    return [Check("jobs", "inotify", "note", found, "raise fs.inotify.max_user_instances, or see who holds them all")]
 
 
 def _weights(config: Config) -> list[Check]:

@@ -291,6 +291,28 @@ def test_a_directory_that_comes_back_is_watched_anew(tmp_path: Path) -> None:
     watch.close()
 
 
+@pytest.mark.root
+def test_doctor_says_where_the_kernel_watches_nothing(tmp_path: Path) -> None:
+    """In a user namespace of its own, so that nobody else is refused."""
+    config = tmp_path / "hpccarbon.toml"
+    config.write_text(f'cluster = "c"\n[paths]\nshared_dir = "{tmp_path}"\n[daemon]\nroot = "{tmp_path}"\n')
+    doctor = f"{sys.executable} -m hpccarbon doctor --config {config}"
+    limit = "/proc/sys/user/max_inotify_instances"
+    told = {
+        most: subprocess.run(
+            ["unshare", "--user", "--map-root-user", "sh", "-c", f"echo {most} > {limit}; {doctor}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout
+        for most in (0, 9)
+    }
+    assert "looked for at every tick" in told[0]
+    assert "max_user_instances" in told[0]
+    assert "looked for at every tick" not in told[9]
+    assert "cgroup" in told[9]
+
+
 PROLOG = (
     "SLURM_JOB_ID=42\nSLURM_JOB_UID=1000\nSLURM_JOB_USER=alice\nSLURM_JOB_ACCOUNT=physics\nSLURM_JOB_PARTITION=batch\n"
     "SLURM_JOB_CPUS_PER_NODE=4(x2),8\nSLURM_JOB_NODELIST=n[1-3]\nSLURMD_NODENAME=n3\nSLURM_JOB_GPUS=0,2\nEND\n"
