@@ -16,6 +16,7 @@ PERMISSIVE = re.compile(
     r"MIT|BSD|Apache|PSF|Python Software Foundation|ISC|Zlib|0BSD|CC0|Unlicense|Public Domain", re.IGNORECASE
 )
 RESTRICTIVE = re.compile(r"\bA?L?GPL|General Public|Proprietary|Commercial|SSPL|CC-BY-NC", re.IGNORECASE)
+_MIT = "Permission is hereby granted, free of charge"
 _NAME = re.compile(r"[A-Za-z0-9._-]+")
 _ROW = re.compile(r"^\| ([a-z0-9-]+) \| ([^|]+) \|", re.MULTILINE)
 
@@ -44,6 +45,8 @@ def licence_of(name: str) -> str:
     said = metadata.metadata(name)
     classifiers = [one for one in said.get_all("Classifier") or [] if one.startswith("License ::")]
     texts = [text[:60] for field in ("License-Expression", "License") for text in said.get_all(field) or []]
+    if any(_MIT in text for text in said.get_all("License") or []):  # the licence itself, without its name
+        texts.append("MIT")
     return " ".join([*texts, *classifiers]).strip()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.stubs.amdsmi import build as amdsmi_build
 from tests.stubs.nvml import build
 
 
@@ -30,3 +31,15 @@ def nvml_state(stub_library: Path, tmp_path: Path) -> Iterator[Path]:
     os.environ["NVML_STUB_STATE"] = str(state)
     yield state
     del os.environ["NVML_STUB_STATE"]
+
+
+@pytest.fixture(scope="session")
+def rocm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ROCM_PATH with the compiled stub of AMD's library, where the real amdsmi looks for it."""
+    if amdsmi_build.missing():
+        if os.environ.get("CI"):
+            pytest.fail(amdsmi_build.missing())
+        pytest.skip(amdsmi_build.missing())
+    prefix = tmp_path_factory.mktemp("rocm")
+    amdsmi_build.build(prefix)
+    return prefix

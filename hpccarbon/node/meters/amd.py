@@ -1,14 +1,15 @@
-"""Energy of AMD GPUs from the amdgpu driver's own files. Loads no vendor library.
+"""Energy of AMD GPUs from the amdgpu driver's own files, or from AMD's library where their layout is not known.
 
 amdsmi and rocm-smi read the same file, `gpu_metrics`; going to it directly needs no library of the right version on
-every node, costs one `pread`, and has no call that may hang in a library's lock.
+every node, costs one `pread`, has no call that may hang in a library's lock, and knows the unit exactly.
 """
 
 from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import msgspec
@@ -16,6 +17,7 @@ import msgspec
 from hpccarbon.config import Config
 from hpccarbon.errors import MeterError
 from hpccarbon.node.meters import Finding, Gpu
+from hpccarbon.node.meters.amdlibrary import AmdLibrary
 from hpccarbon.node.meters.gauge import Integral
 from hpccarbon.node.meters.hwmon import CLASS, SLOW_S, pci_slot
 from hpccarbon.node.sysroot import SysFile, SysRoot
@@ -62,23 +64,33 @@ def parse_energy(data: bytes) -> int | None:
 
 
 class _Card(NamedTuple):
+    """A card and how it is read: `value` is its energy, or its power in µW where there is an `integral`."""
+
     channel: Channel
-    file: SysFile
-    integral: Integral | None
+    value: Callable[[], int | None]
+    integral: Integral | None = None
+    file: SysFile | None = None
+
+    def close(self) -> None:
+        """Close its file, where it has one."""
+        if self.file is not None:
+            self.file.close()
 
 
 class AmdMeter:
     """Cumulative energy of AMD GPUs.
 
-    Reads: sys/class/hwmon/hwmon*/device/gpu_metrics (binary), else power1_average or power1_input beside it
+    Reads: sys/class/hwmon/hwmon*/device/gpu_metrics (binary); of an unknown layout, amdsmi's energy count, where that
+        module is importable; else power1_average or power1_input
     Units: 2^-16 J and µW become int microjoules here; the counter does not wrap
     Needs: nothing, the files are everyone's
     """
 
     name = "amd"
 
-    def __init__(self, root: SysRoot) -> None:
+    def __init__(self, root: SysRoot, library: AmdLibrary) -> None:
         self._root = root
+        self._library = library
         self._cards: list[_Card] = []
         self._findings: tuple[Finding, ...] = ()
         self._gpus: tuple[Gpu, ...] = ()
@@ -118,7 +130,7 @@ class AmdMeter:
         """Look for cards that came or went; sums of power live on for those that stayed."""
         before = self.channels
         integrals = {card.channel.zone: card.integral for card in self._cards}
-        self.close()
+        self._close_cards()
         findings: list[Finding] = []
         gpus: list[Gpu] = []
         chips = [chip for chip in self._root.names(CLASS) if self._root.word(f"{CLASS}/{chip}/name") == "amdgpu"]
@@ -127,22 +139,23 @@ class AmdMeter:
             cap = self._root.word(f"{directory}/power1_cap")
             bound_w = int(cap) * _CAP_PERCENT // 100 // _UW_PER_W if cap.isdigit() else 0
             channel = Channel("amd", slot, "gpu", max_power_w=bound_w or _GPU_MAX_W, device=f"AMD-{slot}")
-            began = time.monotonic()
             try:
-                card, value = self._open(channel, directory, integrals.get(slot))
+                card = self._open(channel, directory, integrals.get(slot))
+                began = time.monotonic()
+                value = card.value()
             except (MeterError, ValueError) as err:
                 reason = err.reason if isinstance(err, MeterError) else str(err)
                 findings.append(Finding("amd", slot, "failing", reason, "see dmesg for amdgpu", "gpu"))
                 continue
             if slot in self._slow or time.monotonic() - began > 2 * SLOW_S:
                 self._slow.add(slot)
-                card.file.close()
+                card.close()
                 detail = "its driver takes so long to answer that it would hold up the tick"
                 findings.append(Finding("amd", slot, "failing", detail, "see dmesg for amdgpu", "gpu"))
                 continue
             if value == 0:
                 # An MI250X is two GPUs; the second one shows 0, for the first one's sensor counts the card.
-                card.file.close()
+                card.close()
                 if gpus:
                     gpus.append(gpus[-1]._replace(pci=slot))
                 detail = "shows 0: the second die of a card whose first die counts both, or a card that sleeps"
@@ -157,55 +170,72 @@ class AmdMeter:
         self._gpus = tuple(gpus)
         return self.channels != before
 
-    def _open(self, channel: Channel, directory: str, integral: Integral | None) -> tuple[_Card, int]:
-        """A card and its first value. Raises: MeterError or ValueError where it shows neither energy nor power."""
-        unknown: Exception | None = None
+    def _open(self, channel: Channel, directory: str, integral: Integral | None) -> _Card:
+        """A card, by the best that it shows. Raises: MeterError or ValueError where that is no energy and no power."""
+        unknown: MeterError | ValueError | None = None
+        beside = ""
         try:
             file = self._root.open(f"{directory}/device/gpu_metrics")
-            energy_uj = parse_energy(file.read(_READ_SIZE))
-            if energy_uj:
+            card = _Card(channel, partial(_counted, file), file=file)
+            if card.value():
                 note = "the card's energy counter since the driver was loaded (gpu_metrics), 15.3 µJ"
-                return _Card(_noted(channel, note), file, None), energy_uj
-            file.close()
-        except (MeterError, ValueError) as err:
+                return card._replace(channel=_noted(channel, note))
+            card.close()
+        except ValueError as err:
+            card.close()
+            unknown = err
+            card = _Card(channel, partial(self._library.read_uj, channel.zone))
+            try:
+                if card.value():
+                    note = f"the card's energy counter since the driver was loaded (amdsmi, for {err}), 15.3 µJ"
+                    return card._replace(channel=_noted(channel, note))
+            except MeterError as library:
+                beside = f"; {err}, and {library.reason}"
+        except MeterError as err:
             unknown = err
         for name, what in (("power1_average", "a mean of an unstated window"), ("power1_input", "the present power")):
             try:
                 file = self._root.open(f"{directory}/{name}")
-                power_uw = file.read_int()
+                file.read_int()
             except MeterError as err:
                 unknown = unknown or err
                 continue
-            note = f"power integrated from readings, each {what} ({name})"
-            return _Card(_noted(channel, note), file, integral or Integral()), power_uw
+            note = f"power integrated from readings, each {what} ({name}){beside}"
+            return _Card(_noted(channel, note), file.read_int, integral or Integral(), file)
         raise unknown or ValueError("shows neither energy nor power")
 
-    def close(self) -> None:
-        """Close the files."""
+    def _close_cards(self) -> None:
         for card in self._cards:
-            card.file.close()
+            card.close()
         self._cards = []
+
+    def close(self) -> None:
+        """Close the files, and let the library go."""
+        self._close_cards()
+        self._library.close()
 
 
 def discover(root: SysRoot, config: Config) -> AmdMeter:
     """The AMD GPUs of this node."""
-    return AmdMeter(root)
+    return AmdMeter(root, AmdLibrary(config))
 
 
 def _noted(channel: Channel, note: str) -> Channel:
     return msgspec.structs.replace(channel, note=note)
 
 
+def _counted(file: SysFile) -> int | None:
+    return parse_energy(file.read(_READ_SIZE))
+
+
 def _read(card: _Card, at_ns: int) -> Reading | Gap:
     zone = card.channel.zone
     try:
-        if card.integral is not None:
-            return Reading("amd", zone, at_ns, card.integral.add(at_ns, card.file.read_int()))
-        energy_uj = parse_energy(card.file.read(_READ_SIZE))
+        value = card.value()
     except MeterError as err:
         return Gap("amd", zone, at_ns, err.reason)
     except ValueError as err:
         return Gap("amd", zone, at_ns, str(err))
-    if energy_uj is None:
+    if value is None:
         return Gap("amd", zone, at_ns, "the driver has no value (blank)")
-    return Reading("amd", zone, at_ns, energy_uj)
+    return Reading("amd", zone, at_ns, value if card.integral is None else card.integral.add(at_ns, value))
