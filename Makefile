@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace bindfs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean coverage
+.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean coverage mutants
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -38,11 +38,15 @@ test: setup lint ## the whole suite; without root and Slurm the lab's tests are 
 	$(BIN)/python -m pytest -n 2 --dist loadgroup
 
 coverage: setup ## which branches of the base, node/ and site/ the whole suite takes (minutes; what SIGKILL ends tells nothing)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '.[coverage]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
 	rm -rf build/coverage && mkdir -p build/coverage
 	-$(BIN)/python -m coverage run -m pytest -q
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report
+
+mutants: setup ## our arithmetic broken in some 2,000 places, one at a time: does a test notice? PATTERN=hpccarbon.units.*
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[mutation]'
+	$(BIN)/python -m tests.mutants $(PATTERN)
 
 lint: setup ## ruff, mypy --strict, no dead code, no unused dependency
 	$(BIN)/ruff check .
@@ -55,7 +59,7 @@ bench: setup ## benchmarks: each a ratio in one run; prints a table, writes buil
 	$(BIN)/python -m bench
 
 fuzz: setup ## 120,000 damaged inputs for everything that reads what others wrote; INPUTS=, SEED=; prints a table
-	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: '.[fuzz]'
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[fuzz]'
 	$(BIN)/python -m tests.fuzz --inputs $(or $(INPUTS),120000) --seed $(or $(SEED),1)
 
 chaos: setup ## crashes, full disks, wrong clocks, storms, from one seed; SEED=; prints a table (minutes; root for all)

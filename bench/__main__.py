@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import grid, hooks, month, scale, submit
-from bench.result import Result
+from bench.result import Result, cost
 
 CHECKOUT = Path(__file__).parents[1]
 HPCCARBON = Path(sys.executable).parent / "hpccarbon"
@@ -115,8 +115,18 @@ def run_summary() -> Iterator[Result]:
         yield Result("publish, nothing new", again.clock_s, "s", 1, f"the first time: {first.clock_s:.1f} s")
 
 
+LOOKUP = (
+    "import hpccarbon.config as c, datetime as d, time; z=c.Carbon(zone='DE');"
+    "h=d.datetime(2025,1,1,tzinfo=d.timezone.utc); t=time.process_time();"
+    "from hpccarbon.carbon.footprint import Factors; f=Factors(z); f.mapping([h]); f.describe({h:1});"
+    "print(time.process_time()-t)"
+)
+
+
 def run_carbon() -> Iterator[Result]:
-    """The same month by user with a constant and with an intensity for each hour."""
+    """One factor, and the same month by user with a constant and with an intensity for each hour."""
+    took = [float(cost([sys.executable, "-c", LOOKUP]).out) * 1e3 for _ in range(15)]
+    yield Result("the year's factor of a zone", statistics.median(took), "ms", 15, "import and look-up, median of 15")
     with tempfile.TemporaryDirectory() as folder:
         hourly = month.build(Path(folder) / "shared")
         text = hourly.read_text()

@@ -12,7 +12,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+settings.register_profile(  # few examples, and the same for every mutant (tests/mutants.py)
+    "mutants", parent=settings.get_profile("unhurried"), max_examples=15, derandomize=True, database=None
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "unhurried"))
 
 
 def _once(item: pytest.Item) -> bool:

@@ -159,16 +159,13 @@ def test_hours_are_utc_and_naive_times_are_refused() -> None:
         hour_of(datetime(2026, 1, 1))
 
 
-def test_import_and_lookup_cost_less_than_fifteen_milliseconds() -> None:
+def test_a_lookup_loads_nothing_heavy() -> None:
+    """What it takes is measured by `make bench` (carbon)."""
     code = (
-        "import hpccarbon.config as c, datetime as d, time, sys; z=c.Carbon(zone='DE');"
-        "h=d.datetime(2025,1,1,tzinfo=d.timezone.utc); t=time.process_time();"
-        "from hpccarbon.carbon.footprint import Factors; f=Factors(z); f.mapping([h]); f.describe({h:1});"
-        "print(time.process_time()-t); print(sorted({'pandas','pyarrow','duckdb','numpy'} & set(sys.modules)))"
+        "import hpccarbon.config as c, datetime as d, sys; from hpccarbon.carbon.footprint import Factors;"
+        "h=d.datetime(2025,1,1,tzinfo=d.timezone.utc); f=Factors(c.Carbon(zone='DE'));"
+        "f.mapping([h]); f.describe({h:1});"
+        "print(sorted({'pandas','pyarrow','duckdb','numpy'} & set(sys.modules)))"
     )
-    runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split("\n")
-        for _ in range(5)
-    ]
-    assert min(float(run[0]) for run in runs) < 0.015
-    assert {run[1] for run in runs} == {"[]"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
