@@ -426,7 +426,7 @@ def test_the_steps_of_an_array_stand_below_its_tasks(run: Run) -> None:
 def test_steps_that_nobody_kept_are_not_invented(run: Run) -> None:
     said = run("report", "--job", "5001", "--steps")
     assert said.status == 0
-    assert "Steps    none were kept: daemon.steps is off on these nodes" in said.out
+    assert "Steps    none were kept (daemon.steps is off on these nodes)" in said.out
     found = json.loads(run("report", "--job", "5001", "--steps", "-f", "json").out)["jobs"][0]
     assert [step["step"] for step in found["steps"]] == [None]
     assert found["steps"][0]["energy_uj"] == found["figures"]["energy_uj"]

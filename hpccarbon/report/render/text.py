@@ -561,7 +561,7 @@ def _steps_lines(jobs: Sequence[JobPart], screen: Screen) -> list[str]:
     if not asked:
         return []
     if all(step.step is None for _job, step in found):
-        why = "none were kept: daemon.steps is off on these nodes, or their raw shards are gone"
+        why = "none were kept (daemon.steps is off on these nodes), or their raw shards are gone or closed to you"
         return ["", *_wrapped("Steps", why, screen, "warn")]
     headings = [
         Heading("step", right=False),
