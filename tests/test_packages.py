@@ -6,12 +6,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS
 from hpccarbon.schema import SHARD
 
 CHECKOUT = Path(__file__).resolve().parent.parent
@@ -71,6 +73,35 @@ def test_the_wheel_holds_every_file_of_the_package_and_the_scripts(wheel: zipfil
         pytest.skip("not a git checkout: nothing says which files there should be")
     expected = {f"hpccarbon/{name}" if name.startswith("slurm_scripts/") else name for name in tracked}
     assert expected - held == set()
+
+
+def test_the_wheel_holds_the_manual_pages_where_man_looks(wheel: zipfile.ZipFile) -> None:
+    found = {Path(name).name for name in wheel.namelist() if ".data/data/share/man/man1/" in name}
+    commands = {f"hpccarbon-{entry.name}.1" for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}
+    assert found == commands | {"hpccarbon.1"}
+
+
+def test_the_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
+    """A site that builds from the sdist gets the same wheel as one that builds from the checkout."""
+    tracked = run("git", "-C", CHECKOUT, "ls-files", "hpccarbon", "slurm_scripts", "tests", "docs").stdout.split()
+    if not tracked:
+        pytest.skip("not a git checkout: nothing says which files there should be")
+    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", tmp_path / "hatch", "hatchling")
+    assert done.returncode == 0, done.stderr
+    build = "from hatchling.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
+    done = subprocess.run(
+        [sys.executable, "-c", build, str(tmp_path)],
+        cwd=CHECKOUT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "hatch")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (archive,) = tmp_path.glob("hpccarbon-*.tar.gz")
+    with tarfile.open(archive) as files:
+        held = {name.partition("/")[2] for name in files.getnames()}
+    assert set(tracked) - held == set()
 
 
 def test_a_node_runs_from_one_file_and_opens_few_others(build: Path, tmp_path: Path) -> None:
