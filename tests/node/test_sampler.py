@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpccarbon.node import meters
+from hpccarbon.node.attribution import Share
+from hpccarbon.node.meters import Finding, Gpu, Slice
 from hpccarbon.node.sampler import Pending, Sampler, difference
 from hpccarbon.node.store import Store
 from hpccarbon.node.sysroot import SysRoot
 from hpccarbon.node.usage.jobs import JobFiles
-from hpccarbon.records import Channel
+from hpccarbon.records import Channel, Gap, Reading, Run
 from hpccarbon.units import NS_PER_S
 from tests.node.virtual import Node, tick
 
@@ -329,3 +334,226 @@ def test_idle_power_is_learned_while_nobody_works_and_kept(tmp_path: Path) -> No
     fresh = Sampler(root, "n1", meters.discover(root, node.config()), JobFiles(node.jobs_dir))
     fresh.resume(*resumed)
     assert fresh.idle_uw == sampler.idle_uw
+
+
+# ---- sensors that fail, hardware that comes, readings out of turn --------------------------------------------------
+
+
+def test_a_gap_is_said_once_when_it_has_lasted_and_once_when_it_ends(tmp_path: Path) -> None:
+    """A tick waits ten seconds for a sensor that has just failed, so that its energy goes by who worked meanwhile."""
+    node, said = Node(tmp_path), list[str]()
+    sampler = node.sampler(log=said.append)
+    dram = node.root / "sys/class/powercap/intel-rapl:0:0/energy_uj"
+
+    def pass_second(works: bool) -> int:
+        node.run(NS_PER_S)
+        if not works:
+            Node._overwrite(dram, "")
+        tick(sampler, node)
+        assert sampler.mark is not None
+        return (node.at_ns - sampler.mark.at_ns) // NS_PER_S
+
+    tick(sampler, node)
+    for _ in range(2):
+        assert [pass_second(works=False) for _ in range(12)] == [*range(1, 11), 0, 0]
+        assert said.pop() == "gap: rapl/intel-rapl:0:0 cannot be read: expected one integer"
+        assert said == []
+        assert [pass_second(works=True) for _ in range(2)] == [0, 0]
+        assert said.pop() == "gap closed: rapl/intel-rapl:0:0 can be read again after 12 s"
+        assert (said, sampler.gaps) == ([], {})
+    assert [pass_second(works=False), pass_second(works=False), pass_second(works=True)] == [1, 2, 0]
+    assert (said, sampler.gaps) == ([], {})
+
+
+def test_a_sensor_that_never_worked_holds_no_tick_up(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    dram = node.root / "sys/class/powercap/intel-rapl:0:0/energy_uj"
+    sampler = node.sampler()
+    for _ in range(2):
+        Node._overwrite(dram, "")
+        tick(sampler, node)
+        assert sampler.mark is not None
+        assert sampler.mark.at_ns == node.at_ns
+        node.run(NS_PER_S)
+
+
+def test_a_glance_keeps_what_each_job_used_until_then(tmp_path: Path) -> None:
+    """Two jobs that vanish together: what they used before the glance is known, and not divided by expectation."""
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    sampler.glance(node.at_ns)  # before the first tick there is nothing to look at
+    assert sampler.mark is None
+    node.start(1)
+    node.start(2)
+    tick(sampler, node)
+    sampler.glance(node.at_ns)
+    node.run(NS_PER_S // 2, {1: 0.9, 2: 0.1})
+    sampler.glance(node.at_ns)
+    node.end(1)
+    node.end(2)
+    node.run(NS_PER_S // 2)
+    tick(sampler, node)
+    sampler.settle()
+    assert job_cpu_ns(sampler.pending, 1) == 450_000_000
+    assert job_cpu_ns(sampler.pending, 2) == 50_000_000
+
+
+def test_a_reading_out_of_turn_sees_who_has_just_come(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    assert not sampler.pending
+    assert sampler.read_now(node.at_ns, node.wall_ns) == node.at_ns
+    node.start(3)
+    node.run(NS_PER_S // 2, {3: 1.0})
+    assert sampler.read_now(node.at_ns, node.wall_ns) == node.at_ns
+    assert job_cpu_ns(sampler.pending, 3) == NS_PER_S // 2
+    assert sampler.pending
+    last_ns = node.at_ns
+    energy = node.root / "sys/class/powercap/intel-rapl:0/energy_uj"
+    node.run(NS_PER_S // 2, {3: 1.0})
+    Node._overwrite(energy, "")
+    assert sampler.read_now(node.at_ns, node.wall_ns) == last_ns  # put off: a sensor has just failed
+
+
+def test_pending_is_something_as_soon_as_anything_is_in_it() -> None:
+    full = Pending(runs={(1, "0.x"): Run("0.x", 1)}), Pending(meters={(0, "rapl/0"): (1, 1)})
+    assert not Pending()
+    assert all(full)
+    assert Pending(shares={(0, "system"): Share()})
+
+
+def test_hardware_that_comes_or_goes_is_taken_in_and_said(tmp_path: Path) -> None:
+    node, said = Node(tmp_path, dram=False), list[str]()
+    sampler = node.sampler(log=said.append)
+    tick(sampler, node)
+    sampler.refresh()
+    assert said == []
+    node.run(NS_PER_S)
+    zone = "sys/class/powercap/intel-rapl:0:0"
+    node.energy_uj["intel-rapl:0:0"] = 5_000
+    node.total_uj["intel-rapl:0:0"] = 0
+    node._write(f"{zone}/name", "dram")
+    node._write(f"{zone}/max_energy_range_uj", str(node.range_uj))
+    node.show()
+    sampler.refresh()
+    assert said == ["meters changed (rapl): rapl/intel-rapl:0, rapl/intel-rapl:0:0, rapl/intel-rapl:1"]
+    tick(sampler, node)
+    node.run(NS_PER_S)
+    tick(sampler, node)
+    sampler.settle()
+    assert totals(sampler.pending) == ({"cpu": 80_000_000, "dram": 4_000_000},) * 2
+    rmtree(node.root / "sys/class/powercap")
+    sampler.refresh()
+    assert [line.partition("cpu-")[0] for line in said[1:]] == ["meters changed (rapl, model): model/"]
+
+
+# ---- GPUs -----------------------------------------------------------------------------------------------------------
+
+
+class Cards:
+    """Two GPUs as a meter tells of them: one whole, one in three MIG instances."""
+
+    name = "nvml"
+    findings: Sequence[Finding] = ()
+
+    def __init__(self) -> None:
+        self.channels = [Channel("nvml", uuid, "gpu", device=uuid, max_power_w=1_000) for uuid in ("GPU-a", "GPU-m")]
+        self.energy_uj = {"GPU-a": 0, "GPU-m": 0}
+        self.used: dict[str, dict[int, int]] = {}
+        self.busy: dict[str, dict[int, int]] = {}
+        self.watched: list[set[str]] = []
+
+    def read(self, at_ns: int) -> list[Reading | Gap]:
+        return [Reading("nvml", uuid, at_ns, energy_uj) for uuid, energy_uj in self.energy_uj.items()]
+
+    def devices(self) -> Sequence[Gpu]:
+        slices = tuple(Slice(f"MIG-{n}", n, 0, size) for n, size in enumerate((4, 2, 1), 1))
+        return [Gpu("GPU-a", 0, "00000000:01:00.0", "card"), Gpu("GPU-m", 1, "00000000:02:00.0", "card", slices)]
+
+    def watch_processes(self, uuids: Collection[str]) -> None:
+        self.watched.append(set(uuids))
+
+    def processes(self, uuid: str) -> Mapping[int, int]:
+        return self.used.get(uuid, {})
+
+    def instances(self, uuid: str) -> Mapping[int, int]:
+        return self.busy.get(uuid, {})
+
+    def refresh(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+def with_gpus(node: Node, job: int, gpus: str) -> None:
+    """The job's hooks told these GPUs, and it has a process."""
+    path = node.jobs_dir / f"{job}.0.prolog"
+    path.write_text(path.read_text().replace("END\n", f"SLURM_JOB_GPUS={gpus}\nEND\n"))
+    os.utime(path, ns=(node.wall_ns, node.wall_ns))
+    node._write(f"proc/{9_000 + job}/cgroup", f"4:cpuacct:/slurm/uid_1000/job_{job}/step_0")
+
+
+def gpu_uj(sampler: Sampler, holder: int | str) -> int:
+    shares = sampler.pending.shares.items()
+    return sum(share.gpu_uj or 0 for (_b, key), share in shares if (key if isinstance(key, str) else key[0]) == holder)
+
+
+def test_a_shared_gpu_goes_by_its_processes_and_is_watched_while_it_is_shared(tmp_path: Path) -> None:
+    node, cards = Node(tmp_path), Cards()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir))
+    for job in (1, 2, 3):
+        node.start(job)
+        with_gpus(node, job, "0" if job < 3 else "1")
+    tick(sampler, node)
+    assert cards.watched == [{"GPU-a"}]  # who holds a GPU alone pays for it, whatever its processes do
+    for _ in range(2):
+        node.run(NS_PER_S)
+        cards.energy_uj = {"GPU-a": cards.energy_uj["GPU-a"] + 100_000_000, "GPU-m": cards.energy_uj["GPU-m"] + 7}
+        cards.used = {"GPU-a": {9_001: 30, 9_002: 10, 77: 60}, "GPU-m": {9_001: 99}}  # 77 is of no job
+        tick(sampler, node)
+    sampler.settle()
+    assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (150_000_000, 50_000_000)
+    node.end(2)
+    tick(sampler, node)
+    node.run(NS_PER_S)
+    tick(sampler, node)
+    assert cards.watched == [{"GPU-a"}, set()]
+    node.run(NS_PER_S)
+    cards.energy_uj["GPU-a"] += 40_000_000
+    tick(sampler, node)
+    sampler.settle()
+    assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (190_000_000, 50_000_000)
+
+
+def test_mig_instances_go_by_how_busy_each_was_times_its_size(tmp_path: Path) -> None:
+    """Slurm's index counts the instances in their order: 1, 2 and 3 are those of 4, 2 and 1 slices."""
+    node, cards = Node(tmp_path), Cards()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir))
+    for job, gpus in ((1, "1"), (2, "2,3")):
+        node.start(job)
+        with_gpus(node, job, gpus)
+    tick(sampler, node)
+    assert cards.watched == [{"GPU-m"}]
+    node.run(NS_PER_S)
+    cards.energy_uj["GPU-m"] = 120_000_000
+    cards.busy = {"GPU-m": {1: 10_000, 2: 50_000, 3: 20_000, 9: 90_000}, "GPU-a": {1: 99_000}}
+    tick(sampler, node)
+    sampler.settle()
+    # 4 x 10 against 2 x 50 + 1 x 20
+    assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (30_000_000, 90_000_000)
+    assert sampler.pending.alloc[next(key for key in sampler.pending.alloc if key[0] == 2)] == (1, 2)
+
+
+def test_what_a_card_in_slices_draws_for_work_is_its_only_holders_and_another_card_is_nobodys(tmp_path: Path) -> None:
+    node, cards = Node(tmp_path), Cards()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir))
+    node.start(1)
+    with_gpus(node, 1, "MIG-1")
+    tick(sampler, node)
+    assert cards.watched == []
+    node.run(NS_PER_S)
+    cards.energy_uj = {"GPU-a": 11, "GPU-m": 70_000_000}
+    tick(sampler, node)
+    sampler.settle()
+    assert (gpu_uj(sampler, 1), gpu_uj(sampler, "unallocated")) == (70_000_000, 11)

@@ -5,6 +5,7 @@ The truth (who drew how many µJ) is fixed by `Node.run` before any of our formu
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 
@@ -204,14 +205,15 @@ class Node:
             f'[daemon]\nroot = "{self.root}"\n{keys}'
         )
 
-    def sampler(self, config: Config | None = None) -> Sampler:
+    def sampler(self, config: Config | None = None, log: Callable[[str], None] = lambda line: None) -> Sampler:
         """A fresh sampler on these files, as a daemon start would make it."""
         root = SysRoot(self.root)
         settings = config or self.config()
         idle = {"cpu": self.idle_w * 1_000_000, "dram": self.dram_idle_w * 1_000_000}
         found = meters.discover(root, settings)
         kept = settings.daemon.steps
-        return Sampler(root, "n1", found, JobFiles(self.jobs_dir), configured_idle_uw=idle, keep_steps=kept)
+        files = JobFiles(self.jobs_dir)
+        return Sampler(root, "n1", found, files, configured_idle_uw=idle, keep_steps=kept, log=log)
 
 
 def tick(sampler: Sampler, node: Node) -> None:
