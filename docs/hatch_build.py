@@ -1,4 +1,4 @@
-"""Puts the manual pages into the wheel, where pip installs them: PREFIX/share/man/man1. Called by the build, not by hand."""
+"""Puts the manual pages into the wheel, where pip installs them (share/man/man1). Called by the build, not by hand."""
 
 from __future__ import annotations
 
