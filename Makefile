@@ -39,7 +39,7 @@ test: setup lint ## the whole suite; without root and Slurm the lab's tests are 
 
 coverage: setup ## which branches of the base, node/ and site/ the whole suite takes (minutes; what SIGKILL ends tells nothing)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[coverage]'
-	rm -rf build/coverage && mkdir -p build/coverage
+	rm -rf build/coverage && mkdir -p -m 1777 build/coverage  # tests run programs as other users, too
 	-$(BIN)/python -m coverage run -m pytest -q -n 2 --dist loadgroup
 	$(BIN)/python -m coverage combine -q
 	$(BIN)/python -m coverage report

@@ -64,6 +64,8 @@ _FIRST_PORT = 17000
 _PATH_LIMIT = 60
 """Longest folder name: slurmstepd's sockets (SPOOL/NODE/NODE_JOB.STEP) must fit into the 108 bytes of sun_path."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""`make coverage` follows into daemons and commands; of other users it could not write down what it saw."""
 _GONE = frozenset(
     ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "BOOT_FAIL", "DEADLINE")
 )
@@ -163,6 +165,7 @@ class Lab:
             "LOGNAME": user or "root",
             "LANG": "C.UTF-8",
             "TZ": "UTC",
+            **({} if user else _MEASURED),
         }
 
     def node_config(self, name: str) -> Path:

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from hpccarbon.config import Bmc as BmcConfig
@@ -305,6 +307,40 @@ def test_the_helper_carries_no_secret_and_ends_with_the_meter(server: Bmc, tls: 
     while server.sessions and time.monotonic() < until:
         time.sleep(0.02)
     assert server.sessions == set()
+
+
+def test_what_the_helper_says_line_by_line(server: Bmc, tls: tuple[Path, str], secret: Path) -> None:
+    """As a plain process: what it is about, a power, a fault in words, and the end of its input."""
+    settings = BmcConfig(
+        "redfish", url=server.url, credentials=str(secret), fingerprint=tls[1], interval_s=0.1, timeout_s=0.3
+    )
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "hpccarbon.node.meters.bmcpoll"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert helper.stdin is not None
+    assert helper.stdout is not None
+    helper.stdin.write(msgspec.json.encode(settings).decode() + "\n")
+    helper.stdin.flush()
+
+    def until(kind: str, words: str = "") -> str:
+        for line in helper.stdout or ():
+            if line.startswith(kind) and words in line:
+                return str(line)
+        pytest.fail(f"the helper ended without {kind} {words}")
+
+    assert "Self" in until("I")
+    assert until("P").split()[2] == "311000000"
+    for fault, words in (("503", "503"), ("hangup", ""), ("silent", "no answer")):
+        server.fault = fault
+        assert until("E", words)
+        server.fault = ""
+        until("P")
+    helper.stdin.close()
+    assert helper.wait(5) == 0
+    helper.stdout.close()
 
 
 def test_a_helper_that_dies_is_started_again(server: Bmc, tls: tuple[Path, str], secret: Path) -> None:

@@ -42,11 +42,15 @@ def python(uid: int, code: str, *words: str) -> subprocess.CompletedProcess[str]
     return _run(uid, (), "python", code, *words)
 
 
+_MEASURED = {name: value for name, value in os.environ.items() if name.startswith("COVERAGE_")}
+"""`make coverage` follows into the programs that the tests run."""
+
+
 def _run(uid: int, groups: tuple[int, ...], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.security.accounts", str(uid), ",".join(map(str, groups)), *words],
         cwd=_REPOSITORY,
-        env={"PATH": os.environ["PATH"], "COLUMNS": "100", "LC_ALL": "C.UTF-8"},
+        env={"PATH": os.environ["PATH"], "COLUMNS": "100", "LC_ALL": "C.UTF-8", **_MEASURED},
         capture_output=True,
         text=True,
         timeout=120,
