@@ -280,14 +280,13 @@ def _pue(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bool) -
     """The PUE of these hours, their mean by energy where they differ; None where one of them is not known."""
     if not energy_uj:
         return factors.carbon.pue or None
-    by_hour = {hour: factors.pue_of(hour) for hour in energy_uj}
-    known = [pue for pue in by_hour.values() if pue is not None]
-    if len(known) < len(by_hour):
+    known = [pue for hour in energy_uj if (pue := factors.pue_of(hour)) is not None]
+    if len(known) < len(energy_uj):
         return None
     if len(set(known)) == 1:
         return known[0]
-    weights = [(by_hour[hour] or 1.0, energy if by_energy else 1) for hour, energy in energy_uj.items()]
-    return sum(pue * weight for pue, weight in weights) / sum(weight for _, weight in weights)
+    weights = list(energy_uj.values()) if by_energy else [1] * len(known)
+    return sum(pue * weight for pue, weight in zip(known, weights, strict=True)) / sum(weights)
 
 
 def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, by_energy: bool) -> RungShare:

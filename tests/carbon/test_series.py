@@ -206,8 +206,19 @@ def test_a_zone_of_the_sites_own_is_known_by_its_series(tmp_path: Path) -> None:
     series.append(tmp_path, "campus-chp", hours({0: 211.4}), HERE, NOW)
     factors = Factors(Carbon(zone="campus-chp"), tmp_path)
     assert (factor := factors.at(T0)) is not None and factor.g_per_kwh == 211.4
-    far = factors.at(T0 + timedelta(days=90))
+    later = T0 + timedelta(days=90)
+    far = factors.at(later)
     assert far is not None and far.rung == "world"
+    (_no_pue, stand_in) = factors.describe([later]).notes
+    assert stand_in.startswith("100 % of the energy is at ")
+    assert stand_in.endswith("campus-chp has no lifecycle value of its own")
+
+
+def test_data_under_two_licences_is_attributed_to_both(tmp_path: Path) -> None:
+    put(tmp_path, hours({0: 100}), origin=Origin("merged", "Two sources", "ODbL-1.0 and CC-BY-4.0", "lifecycle"))
+    first, second = Factors(DE, tmp_path).describe([T0]).notices
+    assert first.startswith("Contains information from Electricity Maps")
+    assert second.startswith("Two sources, under CC BY 4.0 ")
 
 
 def test_many_hours_at_once_are_the_same_as_one_by_one(tmp_path: Path) -> None:
@@ -298,5 +309,8 @@ def test_a_pue_of_the_hour_wins_over_the_years(tmp_path: Path) -> None:
     assert factors.pue_of(T0.replace(year=2020)) == 1.2
     assert factors.grid_kwh({T0: 3_600_000_000_000}) == pytest.approx(1.31)
     assert Factors(Carbon(zone="DE")).grid_kwh({T0: 3_600_000_000_000}) == 1.0
+    assert Factors(Carbon(zone="DE", pue=1.2, node_factor=1.25)).grid_kwh({T0: 3_600_000_000_000}) == pytest.approx(1.5)
+    unknown = Factors(Carbon(zone="DE", node_factor=1.25)).at(T0)
+    assert unknown is not None and (unknown.pue, unknown.metered_to_grid, unknown.node_factor) == (None, 1.25, 1.25)
     assert Factors(Carbon(zone="DE", pue=1.4)).describe().pue == 1.4
     assert Factors(Carbon(zone="DE")).describe().pue is None

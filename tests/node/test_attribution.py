@@ -157,6 +157,35 @@ def test_the_energy_of_a_modelled_gpu_is_modelled_whoever_has_it(held: dict[str,
     assert (job.gpu_uj or 0) + (free.gpu_uj or 0) == 37_000_000
 
 
+def test_free_slices_of_a_modelled_gpu_are_modelled_too() -> None:
+    """Static energy of four parts, one of them held; the rest is the holder's, who alone can have used it."""
+    modelled = Channel("nvml", "GPU-m", "gpu", device="GPU-m", modelled=True)
+    jobs = [Holding(1, gpus={"GPU-m": 1})]
+    division = Division(Node(8, gpu_parts={"GPU-m": 4}), [modelled], [10_000_001], jobs)
+    division.add(NS_PER_S, [30_000_000], [0, 0])
+    (job,), _system, free = division.close()
+    assert (free.gpu_uj, free.modelled_uj, free.idle_uj) == (7_500_001, 7_500_001, 7_500_001)
+    assert (job.gpu_uj, job.modelled_uj) == (22_499_999, 22_499_999)
+
+
+def test_a_gpu_held_by_more_parts_than_it_has_leaves_none_free() -> None:
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1, gpus={"GPU-a": 1})]
+    division = Division(Node(8), [GPU_A], [10_000_000], jobs)
+    division.add(NS_PER_S, [10_000_000], [0, 0, 0])
+    shares, _system, free = division.close()
+    assert [share.gpu_uj for share in shares] == [5_000_000, 5_000_000]
+    assert free.gpu_uj == 0
+
+
+def test_a_gpu_of_two_jobs_of_which_none_used_it_first() -> None:
+    """What one used in the second interval alone is that one's, and nothing is added for the first."""
+    jobs = [Holding(1, gpus={"GPU-a": 1}), Holding(1, gpus={"GPU-a": 1})]
+    division = Division(Node(8), [GPU_A], [0], jobs)
+    division.add(NS_PER_S, [100_000_000], [0, 0, 0], gpu_use={"GPU-a": [1, 0]})
+    shares, _system, _free = division.close()
+    assert [share.gpu_uj for share in shares] == [100_000_000, 0]
+
+
 def test_cpu_time_counts_on_the_sockets_where_it_may_have_been_used() -> None:
     """A has six cores on socket 0 and two on socket 1, B may run anywhere: 8, 4 and, of the system, 2 CPU seconds."""
     jobs = [Holding(8, sockets={0: 6, 1: 2}), Holding(4)]

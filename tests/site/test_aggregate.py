@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -370,6 +372,25 @@ def test_an_hour_that_takes_its_time_is_merged_all_the_same(tmp_path: Path, monk
     assert run(tmp_path) == patient
     assert patient.shards == len(paths)
     assert next((tmp_path / "ledger").rglob("hour=*.parquet")).read_bytes() == before
+
+
+def test_a_directory_is_believed_unchanged_once_it_has_been_quiet(tmp_path: Path) -> None:
+    """A time that the next change could bear, too, is not noted: then the directory is listed again."""
+    maker.site(tmp_path, hours=1, nodes=1)
+    directory = Path(shards.hour_dirs(tmp_path, "alpha")[maker.HOUR])
+
+    def noted() -> int:
+        run(tmp_path)
+        (entry,) = index.read(tmp_path, "alpha", [maker.HOUR.strftime("%Y-%m")]).values()
+        return entry.directory_ns
+
+    assert noted() == 0
+    old_ns = time.time_ns() - 3600 * 10**9
+    os.utime(directory, ns=(old_ns, old_ns))
+    assert noted() == directory.stat().st_mtime_ns == old_ns
+    ahead_ns = time.time_ns() + 3600 * 10**9  # a file server's clock that is ahead
+    os.utime(directory, ns=(ahead_ns, ahead_ns))
+    assert noted() == 0
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
