@@ -10,9 +10,14 @@ from hypothesis import strategies as st
 
 from hpccarbon import config, schema
 from hpccarbon.errors import ConfigError
-from hpccarbon.units import apportion
+from hpccarbon.units import apportion, kwh
 
 weights = st.dictionaries(st.text(max_size=4), st.integers(0, 10**15), min_size=1, max_size=40)
+
+
+def test_a_kilowatt_hour_is_3600_kilojoules() -> None:
+    assert kwh(3_600_000_000_000) == 1.0
+    assert kwh(900_000_000_000) == 0.25
 
 
 @given(total=st.integers(0, 10**18), shares=weights)

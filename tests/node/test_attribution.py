@@ -157,6 +157,17 @@ def test_the_energy_of_a_modelled_gpu_is_modelled_whoever_has_it(held: dict[str,
     assert (job.gpu_uj or 0) + (free.gpu_uj or 0) == 37_000_000
 
 
+def test_shares_of_one_holder_add_up_field_by_field() -> None:
+    one, other = Share(), Share()
+    for share, times in ((one, 1), (other, 10)):
+        share.charge("cpu", 5 * times, 2 * times, True)
+        share.charge("gpu", 3 * times, 0, False)
+        share.cpu_time_ns, share.present_us, share.covered_us = 7 * times, 11 * times, 9 * times
+    one.add(other)
+    assert (one.cpu_uj, one.dram_uj, one.gpu_uj, one.other_uj) == (55, None, 33, None)
+    assert (one.idle_uj, one.modelled_uj, one.cpu_time_ns, one.present_us, one.covered_us) == (22, 55, 77, 121, 99)
+
+
 def test_free_slices_of_a_modelled_gpu_are_modelled_too() -> None:
     """Static energy of four parts, one of them held; the rest is the holder's, who alone can have used it."""
     modelled = Channel("nvml", "GPU-m", "gpu", device="GPU-m", modelled=True)

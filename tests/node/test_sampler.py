@@ -336,6 +336,19 @@ def test_idle_power_is_learned_while_nobody_works_and_kept(tmp_path: Path) -> No
     assert fresh.idle_uw == sampler.idle_uw
 
 
+def test_a_job_that_only_holds_its_cores_pays_for_them_when_others_come(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(1, cores=2)
+    tick(sampler, node)
+    node.run(NS_PER_S)
+    node.start(2)
+    tick(sampler, node)
+    sampler.settle()
+    assert job_uj(sampler.pending, 1) == idle_uj(sampler, 1) == (40 + 4) * 1_000_000 * 2 // 8
+    assert not sampler.learned
+
+
 # ---- sensors that fail, hardware that comes, readings out of turn --------------------------------------------------
 
 
@@ -462,12 +475,14 @@ class Cards:
         self.used: dict[str, dict[int, int]] = {}
         self.busy: dict[str, dict[int, int]] = {}
         self.watched: list[set[str]] = []
+        self.sizes: tuple[int, ...] = (4, 2, 1)
+        self.changed = False
 
     def read(self, at_ns: int) -> list[Reading | Gap]:
         return [Reading("nvml", uuid, at_ns, energy_uj) for uuid, energy_uj in self.energy_uj.items()]
 
     def devices(self) -> Sequence[Gpu]:
-        slices = tuple(Slice(f"MIG-{n}", n, 0, size) for n, size in enumerate((4, 2, 1), 1))
+        slices = tuple(Slice(f"MIG-{n}", n, 0, size) for n, size in enumerate(self.sizes, 1))
         return [Gpu("GPU-a", 0, "00000000:01:00.0", "card"), Gpu("GPU-m", 1, "00000000:02:00.0", "card", slices)]
 
     def watch_processes(self, uuids: Collection[str]) -> None:
@@ -480,7 +495,7 @@ class Cards:
         return self.busy.get(uuid, {})
 
     def refresh(self) -> bool:
-        return False
+        return self.changed
 
     def close(self) -> None:
         pass
@@ -514,16 +529,15 @@ def test_a_shared_gpu_goes_by_its_processes_and_is_watched_while_it_is_shared(tm
         tick(sampler, node)
     sampler.settle()
     assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (150_000_000, 50_000_000)
-    node.end(2)
-    tick(sampler, node)
-    node.run(NS_PER_S)
-    tick(sampler, node)
+    for second in range(3):
+        node.run(NS_PER_S)
+        cards.energy_uj["GPU-a"] += 40_000_000
+        if second == 1:
+            node.end(2)  # what both did until then is known all the same
+        tick(sampler, node)
     assert cards.watched == [{"GPU-a"}, set()]
-    node.run(NS_PER_S)
-    cards.energy_uj["GPU-a"] += 40_000_000
-    tick(sampler, node)
     sampler.settle()
-    assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (190_000_000, 50_000_000)
+    assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (150_000_000 + 60_000_000 + 40_000_000, 70_000_000)
 
 
 def test_mig_instances_go_by_how_busy_each_was_times_its_size(tmp_path: Path) -> None:
@@ -533,16 +547,62 @@ def test_mig_instances_go_by_how_busy_each_was_times_its_size(tmp_path: Path) ->
     for job, gpus in ((1, "1"), (2, "2,3")):
         node.start(job)
         with_gpus(node, job, gpus)
+    node.start(3)  # holds none
     tick(sampler, node)
     assert cards.watched == [{"GPU-m"}]
+    assert sampler.node.gpu_parts == {"GPU-a": 1, "GPU-m": 7}
+    for use, expected in (
+        ({1: 10_000, 2: 50_000}, (40, 100)),
+        ({}, (80, 60)),
+    ):  # untold: none
+        node.run(NS_PER_S)
+        cards.energy_uj["GPU-m"] += 140_000_000
+        cards.busy = {"GPU-m": use}
+        tick(sampler, node)
+        sampler.settle()
+        assert (gpu_uj(sampler, 1) // 1_000_000, gpu_uj(sampler, 2) // 1_000_000) == expected
+        sampler.committed()
     node.run(NS_PER_S)
-    cards.energy_uj["GPU-m"] = 120_000_000
+    cards.energy_uj["GPU-m"] += 120_000_000
     cards.busy = {"GPU-m": {1: 10_000, 2: 50_000, 3: 20_000, 9: 90_000}, "GPU-a": {1: 99_000}}
     tick(sampler, node)
     sampler.settle()
     # 4 x 10 against 2 x 50 + 1 x 20
     assert (gpu_uj(sampler, 1), gpu_uj(sampler, 2)) == (30_000_000, 90_000_000)
-    assert sampler.pending.alloc[next(key for key in sampler.pending.alloc if key[0] == 2)] == (1, 2)
+
+
+def test_a_job_is_kept_with_the_cores_and_gpus_that_it_holds(tmp_path: Path) -> None:
+    node, cards = Node(tmp_path), Cards()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir))
+    node.start(2)
+    with_gpus(node, 2, "2,3")
+    tick(sampler, node)
+    sampler.settle()
+    assert list(sampler.pending.alloc.values()) == [(1, 2)]
+
+
+def test_a_gpu_that_is_cut_anew_has_other_parts(tmp_path: Path) -> None:
+    node, cards, said = Node(tmp_path), Cards(), list[str]()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir), log=said.append)
+    assert sampler.node.gpu_parts == {"GPU-a": 1, "GPU-m": 7}
+    cards.sizes, cards.changed = (1, 1), True
+    sampler.refresh()
+    assert sampler.node.gpu_parts == {"GPU-a": 1, "GPU-m": 2}
+    assert said == ["meters changed (nvml): nvml/GPU-a, nvml/GPU-m"]
+    cards.channels = []
+    sampler.refresh()
+    assert said[1:] == ["meters changed (nvml): none left"]
+
+
+def test_a_meter_that_tells_of_fewer_than_it_has_is_asked_anew(tmp_path: Path) -> None:
+    node, cards = Node(tmp_path), Cards()
+    sampler = Sampler(SysRoot(node.root), "n1", [cards], JobFiles(node.jobs_dir))
+    cards.energy_uj.pop("GPU-m")
+    assert sampler.read_now(node.at_ns, node.wall_ns) == 0  # no good reading yet
+    cards.channels.pop()
+    assert sampler.read_now(node.at_ns, node.wall_ns) == 0
+    assert sampler.read_now(node.at_ns, node.wall_ns) == node.at_ns
+    assert [channel.key for channel in sampler.channels] == ["nvml/GPU-a"]
 
 
 def test_what_a_card_in_slices_draws_for_work_is_its_only_holders_and_another_card_is_nobodys(tmp_path: Path) -> None:
