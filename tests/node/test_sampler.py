@@ -336,6 +336,38 @@ def test_idle_power_is_learned_while_nobody_works_and_kept(tmp_path: Path) -> No
     assert fresh.idle_uw == sampler.idle_uw
 
 
+def test_a_minute_has_the_energy_and_the_time_of_its_seconds(tmp_path: Path) -> None:
+    """From 37 s of a minute to 25 s of the next but one, with a commit on the way and a tick that is 20 s late."""
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(1)
+    tick(sampler, node)
+    first = node.wall_ns // NS_PER_S // 60 * 60
+    assert node.wall_ns // NS_PER_S - first == 37
+    for seconds in [1] * 50 + [20] + [1] * 38:
+        node.run(seconds * NS_PER_S, {1: 1.0})
+        tick(sampler, node)
+        if seconds == 20:
+            mark = sampler.settle()
+            assert mark is not None
+            assert (mark.steps, mark.at_ns) == (None, node.at_ns)
+    sampler.settle()
+    spent = {first: 23, first + 60: 60, first + 120: 25}
+    package = {m: uj for (m, key), uj in sampler.pending.meters.items() if key == "rapl/intel-rapl:0"}
+    assert package == {m: (seconds * 25_000_000, seconds * 1_000_000) for m, seconds in spent.items()}
+    job = {m: share for (m, key), share in sampler.pending.shares.items() if key[0] == 1}
+    assert {m: (share.present_us, share.cpu_time_ns) for m, share in job.items()} == {
+        m: (seconds * 1_000_000, seconds * NS_PER_S) for m, seconds in spent.items()
+    }
+
+
+def test_the_cpus_of_each_socket_are_counted(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    for cpu in range(8):
+        node._write(f"sys/devices/system/cpu/cpu{cpu}/topology/physical_package_id", str(int(cpu >= 6)))
+    assert node.sampler().node.sockets == {0: 6, 1: 2}
+
+
 def test_a_job_that_only_holds_its_cores_pays_for_them_when_others_come(tmp_path: Path) -> None:
     node = Node(tmp_path)
     sampler = node.sampler()
