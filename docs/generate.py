@@ -1,4 +1,4 @@
-"""Writes what is made from the code: docs/cli.md, docs/schema.md, docs/report_json.md, the README's badges.
+"""Writes what is made from the code: docs/cli.md, schema.md, report_json.md, config.md, and the README's badges.
 
 python docs/generate.py          writes them (`make docs`)
 python docs/generate.py --check  exits 1 naming those that are not what the code says
@@ -7,11 +7,12 @@ python docs/generate.py --check  exits 1 naming those that are not what the code
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import click
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.carbon import series
 from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS, Entry, group
+from hpccarbon.config import Config
 from hpccarbon.report.budget import BudgetReport
 from hpccarbon.report.job import JobReport
 from hpccarbon.report.summary import Summary
@@ -275,7 +277,57 @@ def _anchor(struct: type) -> str:
     return struct.__name__.lower()
 
 
-# ---- all ------------------------------------------------------------------------------------------------------------
+# ---- configuration ------------------------------------------------------------------------------------------------
+
+
+def config_page() -> str:
+    """Every table and key of the TOML file."""
+    parts = [
+        "# Configuration\n",
+        MADE,
+        "One TOML file for the site, `/etc/hpccarbon/hpccarbon.toml` unless `$HPCCARBON_CONFIG` or `--config` names"
+        " another; `slurm_scripts/hpccarbon.toml.example` is one to begin with. A key that is not known, or a value"
+        " that cannot be, is an error that names the file, the key and the reason.\n",
+    ]
+    seen: list[tuple[str, type]] = [("", Config)]
+    for name, struct in seen:
+        rows = []
+        for field in msgspec.structs.fields(struct):
+            inner = _tables(field.type)
+            path = f"{name}.{field.encode_name}" if name else field.encode_name
+            if inner:
+                many = ".NAME" if get_origin(field.type) is dict else ""
+                known = [place for place, one in seen if one in inner]
+                seen += [] if known else [(f"{path}{many}", one) for one in inner]
+                rows += [(f"`{field.encode_name}`", f"table, as `[{place}]`", "none") for place in known]
+                continue
+            default = "none" if field.default is msgspec.NODEFAULT else f"`{json.dumps(field.default)}`"
+            rows.append((f"`{field.encode_name}`", _config_type(field.type), default))
+        parts.append(f"## {f'[{name}]' if name else 'At the top'}\n")
+        parts.append(inspect.cleandoc(struct.__doc__ or "") + "\n")
+        if rows:
+            parts.append(table(("key", "type", "default"), rows))
+    return "\n".join(parts)
+
+
+def _tables(kind: Any) -> list[type]:
+    """The structs in a type: a table of its own, or those of a table of tables."""
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        return [kind]
+    return [found for one in get_args(kind) for found in _tables(one)]
+
+
+def _config_type(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(f"`{json.dumps(value)}`" for value in get_args(kind))
+    if get_origin(kind) is Annotated:
+        return _config_type(get_args(kind)[0])
+    if get_origin(kind) is tuple:
+        return f"list of {_config_type(get_args(kind)[0])}"
+    if get_args(kind):
+        return " to ".join(_config_type(one) for one in get_args(kind))
+    return {str: "text", int: "integer", float: "number", bool: "true or false"}[kind]
+
 
 # ---- badges ---------------------------------------------------------------------------------------------------------
 
@@ -330,6 +382,7 @@ PAGES = {
     "cli.md": cli_page,
     "schema.md": schema_page,
     "report_json.md": json_page,
+    "config.md": config_page,
     "badges/python.svg": lambda: badge("Python", _python()),
     "badges/slurm.svg": lambda: badge("tried with Slurm", _slurm()),
     "badges/licence.svg": lambda: badge("licence", _project("license")),

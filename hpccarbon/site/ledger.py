@@ -194,8 +194,10 @@ class Ledger:
             factors: UTC hour -> gCO2e per kWh of metered energy, whatever it already contains.
 
         Returns: no row at all where nothing was metered; sums are exact integers.
-        Raises: ValueError for an unknown word in `by`; ShardError, if the shared directory cannot be read. What
-            can be left out is left out and named in `faults`.
+
+        Raises:
+            ValueError: for an unknown word in `by`.
+            ShardError: if the shared directory cannot be read. What can be left out is left out and named in `faults`.
         """
         if unknown := [word for word in by if word not in _WORDS]:
             raise ValueError(f"cannot group by {', '.join(unknown)}; known: {', '.join(_WORDS)}")
