@@ -157,11 +157,11 @@ class Sampler:
         self._no_group: list[int] = []
         self._synced = True
         self._bucket = 0
-        self._channels: tuple[Channel, ...] = ()
-        self._reading: tuple[Meter, ...] = ()
-        self._slow: list[SlowMeter] = []
-        self._keys: tuple[str, ...] = ()
-        self._counters: tuple[str, ...] = ()
+        self._channels: tuple[Channel, ...]
+        self._reading: tuple[Meter, ...]
+        self._slow: list[SlowMeter]
+        self._keys: tuple[str, ...]
+        self._counters: tuple[str, ...]
         self._take_channels()
 
     # ---- what is there ------------------------------------------------------------------------------------------

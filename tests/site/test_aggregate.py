@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hpccarbon import schema
-from hpccarbon.errors import HpcCarbonError
+from hpccarbon.errors import HpcCarbonError, ShardError
 from hpccarbon.site import index, shards
 from hpccarbon.site.aggregate import aggregate, aggregate_hour
 from hpccarbon.site.engine import connect
@@ -391,6 +392,46 @@ def test_a_directory_is_believed_unchanged_once_it_has_been_quiet(tmp_path: Path
     ahead_ns = time.time_ns() + 3600 * 10**9  # a file server's clock that is ahead
     os.utime(directory, ns=(ahead_ns, ahead_ns))
     assert noted() == 0
+
+
+def test_a_ledger_file_says_what_it_was_made_of(tmp_path: Path) -> None:
+    maker.write(tmp_path, maker.node_hour(1, job_ids=(7, 900)), node="n1")
+    broken = maker.write(tmp_path, maker.node_hour(2, job_ids=(55,)), node="n2")
+    broken.write_bytes(broken.read_bytes()[:100])
+    target = tmp_path / "new" / "out.parquet"
+    written, faults = aggregate_hour(listed(tmp_path), "alpha", maker.HOUR, target)
+    assert (written.shards, written.rows, written.first_job, written.last_job) == (2, 6, 7, 900)
+    assert [name for name, _why in written.set_aside] == [broken.name]
+    assert [fault.path for fault in faults] == [str(broken)]
+    told = {key.decode(): value.decode() for key, value in pq.read_metadata(target).metadata.items()}
+    assert told["hpccarbon.schema"] == "ledger"
+    assert told["hpccarbon.units"] == "uJ,us,ms"
+    assert msgspec.json.decode(told["hpccarbon.made_of"], type=index.Written) == written
+
+
+def test_a_sum_that_leaves_64_bits_is_named_and_nothing_is_written(tmp_path: Path) -> None:
+    """A node that began anew 185 times in an hour, each boot with as much as a shard may say."""
+    rows = [
+        maker.job_row(maker.HOUR + timedelta(minutes=minute), 7, run="0.x", cpu_uj=shards.MAX_ROW_UJ)
+        for minute in range(shards.MAX_SHARD_UJ // shards.MAX_ROW_UJ // 2)  # the meters' rows say it once more
+    ]
+    rows += maker.meter_rows(rows)
+    for boot in range(185):
+        maker.write(tmp_path, rows, boot=f"b{boot:03}")
+    target = tmp_path / "out.parquet"
+    with pytest.raises(ShardError, match="a sum does not fit in 64 bits: ") as told:
+        aggregate_hour(listed(tmp_path), "alpha", maker.HOUR, target)
+    assert told.value.path == str(target)
+    assert not target.exists()
+
+
+def test_a_ledger_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    maker.write(tmp_path, maker.node_hour(1))
+    (tmp_path / "file").touch()
+    target = tmp_path / "file" / "out.parquet"
+    with pytest.raises(ShardError, match="may this user write the ledger") as told:
+        aggregate_hour(listed(tmp_path), "alpha", maker.HOUR, target)
+    assert told.value.path == str(target)
 
 
 def test_one_at_a_time(tmp_path: Path) -> None:
