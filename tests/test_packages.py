@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import msgspec
 import pyarrow.parquet as pq
 import pytest
 
@@ -46,6 +48,19 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(next(where.glob("hpccarbon-*.whl")))
 
 
+def test_the_spack_recipe_asks_for_what_the_project_asks_for() -> None:
+    """Not tried with Spack itself; but no dependency and no lower bound is forgotten."""
+    said = msgspec.toml.decode((CHECKOUT / "pyproject.toml").read_bytes())
+    extras = said["project"]["optional-dependencies"]
+    wanted = [*said["build-system"]["requires"], *said["project"]["dependencies"]]
+    wanted += [one for extra in ("nvml", "dask", "charts", "exporter") for one in extras[extra]]
+    asked = dict(
+        re.findall(r'depends_on\("py-([a-z0-9-]+)@([0-9.]+):', (DEPLOY / "spack/py-hpccarbon/package.py").read_text())
+    )
+    bounds = dict(re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?>=([0-9.]+)", "\n".join(wanted), re.MULTILINE))
+    assert asked == bounds
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python as nodes have it: the system's, in an environment that has pip."""
@@ -79,6 +94,14 @@ def test_the_wheel_holds_the_manual_pages_where_man_looks(wheel: zipfile.ZipFile
     found = {Path(name).name for name in wheel.namelist() if ".data/data/share/man/man1/" in name}
     commands = {f"hpccarbon-{entry.name}.1" for entry in (*FOR_EVERYONE, *FOR_OPERATORS)}
     assert found == commands | {"hpccarbon.1"}
+
+
+@pytest.mark.parametrize(
+    "place", ["bash-completion/completions/", "zsh/site-functions/_", "fish/vendor_completions.d/"]
+)
+def test_the_wheel_holds_the_completions_where_shells_look(wheel: zipfile.ZipFile, place: str) -> None:
+    (name,) = [name for name in wheel.namelist() if f".data/data/share/{place}hpccarbon" in name]
+    assert b"_HPCCARBON_COMPLETE" in wheel.read(name)
 
 
 def test_the_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hpccarbon.setup.slurmconf import Line
 
 _SIGNS = {"new": "+", "changed": "~", "same": "=", "kept": "!", "later": "?"}
+PLACES = ("/opt/hpccarbon/bin/hpccarbon", "/usr/bin/hpccarbon", "/usr/local/bin/hpccarbon")
+"""Where the program may lie in a node image; the first is what docs/install.md makes."""
 _LATER = "not possible here: at the first boot, or by hand"
 
 
@@ -77,7 +79,7 @@ def command(
         zone=zone,
         pue=pue or 0.0,
         user=user,
-        executable=_executable(),
+        executable=_in_image(machine) if prefix.resolve() != Path("/") else _executable(),
         systemd=not no_systemd,
     )
     from hpccarbon.setup.slurmconf import lacking
@@ -125,6 +127,15 @@ def _executable() -> str:
     if called.name in ("hpccarbon", "hpccarbon-node.pyz") and called.exists():
         return str(called.absolute())
     return shutil.which("hpccarbon") or str(Path(sys.executable).with_name("hpccarbon"))
+
+
+def _in_image(machine: Machine) -> str:
+    """What they start in a node image: the program that lies there, never that of the machine that makes the image."""
+    for place in PLACES:
+        if machine.path(place).exists():
+            return place
+    click.echo(f"warning: the image has no {PLACES[0]} yet: services and prolog will look for it there", err=True)
+    return PLACES[0]
 
 
 def _scripts() -> Traversable:

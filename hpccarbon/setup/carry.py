@@ -148,14 +148,28 @@ class Machine:
 
         Returns: each entry, and whether it was taken back: a file that was edited since, a directory that is not empty
             and every account stay (files of its may lie anywhere).
-        Raises: HpcCarbonError, if there is no journal or it cannot be read.
+        Raises: HpcCarbonError, if there is no journal or it cannot be read, or naming what cannot be taken back; what
+            comes after it in the journal stays there.
         """
         journal = self._read_journal()
         if not journal:
             raise HpcCarbonError(f"{self._journal}: nothing was set up here (no journal), so there is nothing to undo")
-        self._journal.unlink()
         units = any(entry.kind == "unit" for entry in journal)
-        done = [(entry, self._take_back(entry)) for entry in reversed(journal)]
+        done: list[tuple[Entry, bool]] = []
+        while journal:
+            entry = journal[-1]
+            if entry.kind == "directory" and self.path(entry.what) == self._journal.parent:
+                self._journal.unlink()
+            try:
+                done.append((entry, self._take_back(entry)))
+            except OSError as err:
+                raise HpcCarbonError(
+                    f"cannot take back {entry.what}: {err.strerror} (mend that, then --undo again)"
+                ) from err
+            journal.pop()  # what was done is forgotten at once: the rest can be tried again
+            if self._journal.exists():
+                self._keep(journal)
+        self._journal.unlink(missing_ok=True)
         if units:
             self._systemctl("daemon-reload")
         return done
@@ -178,7 +192,7 @@ class Machine:
             return True
         if not path.exists():
             return True
-        if _digest(path.read_text(encoding="utf-8")) != entry.digest:
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry.digest:
             return False
         if entry.before is None:
             path.unlink()
@@ -203,6 +217,9 @@ class Machine:
         else:
             first.digest = entry.digest
         self._journal.parent.mkdir(parents=True, exist_ok=True)
+        self._keep(journal)
+
+    def _keep(self, journal: list[Entry]) -> None:
         _replace(self._journal, msgspec.json.format(msgspec.json.encode(journal)).decode() + "\n", 0o600)
 
 

@@ -181,6 +181,37 @@ def test_wrong_use_is_named(tmp_path: Path, args: tuple[str, ...], status: int, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_cannot_be_taken_back_is_named_and_the_rest_can_be_tried_again(tmp_path: Path) -> None:
+    asked = ("--prefix", str(tmp_path), "--cluster", "alpha", "--shared-dir", "/shared/carbon", "--zone", "DE")
+    assert hpccarbon(*asked, "--apply").returncode == 0
+    hook = tmp_path / "etc/hpccarbon/prolog.sh"
+    kept = tmp_path / "etc/hpccarbon/hooks.env"
+    kept.write_bytes(b"\xff edited")
+    hook.unlink()
+    hook.mkdir()
+    failed = hpccarbon("--prefix", str(tmp_path), "--undo")
+    assert failed.returncode == 1
+    assert "cannot take back /etc/hpccarbon/prolog.sh: Is a directory" in failed.stderr
+    hook.rmdir()
+    assert hpccarbon("--prefix", str(tmp_path), "--undo").returncode == 0
+    left = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if not path.is_dir()]
+    assert left == [kept.relative_to(tmp_path)]  # it was edited, be it with bytes that are no text
+
+
+def test_an_image_is_given_the_program_that_lies_in_it(tmp_path: Path) -> None:
+    asked = ("--prefix", str(tmp_path), "--cluster", "alpha", "--shared-dir", "/shared/carbon", "--diff")
+    done = hpccarbon(*asked)
+    assert "warning: the image has no /opt/hpccarbon/bin/hpccarbon yet" in done.stderr
+    assert "ExecStart=/opt/hpccarbon/bin/hpccarbon daemon" in done.stdout
+    assert sys.prefix not in done.stdout
+    program = tmp_path / "usr/bin/hpccarbon"
+    program.parent.mkdir(parents=True)
+    program.touch()
+    done = hpccarbon(*asked)
+    assert done.stderr.count("warning: the image") == 0
+    assert "ExecStart=/usr/bin/hpccarbon daemon" in done.stdout
+
+
 def test_the_program_finds_its_scripts() -> None:
     assert (cli._scripts() / "prolog.sh").is_file()
 
