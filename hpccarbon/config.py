@@ -115,6 +115,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How to ask Slurm: `conf` is exported as SLURM_CONF, `bin_dir` precedes PATH, `timeout_s` bounds every command.
 
+    `accounting` is where job records come from: `auto` takes sacct, or pyslurm where only that is there (never tried).
     `admin_comment`: `aggregate --watch` writes a job's summary into its AdminComment (docs/reports.md).
     """
 
