@@ -62,6 +62,19 @@ def test_every_block_says_where_it_runs() -> None:
     assert silent == []
 
 
+def test_no_command_hides_in_a_fence_without_a_language() -> None:
+    fence = re.compile(r"^```\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    commands = re.compile(r"^(?:hpccarbon|pip|make|sbatch|srun) ", re.MULTILINE)
+    hidden = []
+    for page in PAGES:
+        if page.name == "cli.md":
+            continue  # synopses and the examples of --help, made from the code
+        # A fence that ends a block of some language looks like one that begins: take the labelled ones out first.
+        text = re.sub(r"^```\S.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        hidden += [f"{page.name}: {found[:60]}" for found in fence.findall(text) if commands.search(found)]
+    assert hidden == []
+
+
 def script(page: str, where: str) -> str:
     """A page's blocks of one kind as one script; `hpccarbon` is the one that belongs to this Python."""
     texts = [block.text for block in BLOCKS if block.where == where and str(block.page.relative_to(CHECKOUT)) == page]
