@@ -225,7 +225,10 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How reports speak: `timezone` is where the reader's days and months begin (IANA name)."""
+    """How reports speak: `timezone` is where the reader's days and months begin (IANA name).
+
+    The ledger is by whole hours of UTC: in a zone of half hours the hour at midnight counts to the day it began in.
+    """
 
     timezone: str = "UTC"
 
