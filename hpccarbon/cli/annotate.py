@@ -79,7 +79,7 @@ def annotate(
     Raises: SlurmError, if accounting does not answer or refuses; what was written stays, and the next run goes on.
     """
     from hpccarbon.report.comment import comment_text, is_ours
-    from hpccarbon.report.figures import added
+    from hpccarbon.report.figures import added_groups
     from hpccarbon.report.month import Period
     from hpccarbon.site.groups import Grouping
     from hpccarbon.site.ledger import Selection
@@ -94,7 +94,7 @@ def annotate(
     period = Period(config, ledger, first.replace(minute=0, second=0), now)
     selection = Selection(job_ids=tuple(ended), holders=("job",))
     (groups,) = period.groups([Grouping(("job",), counted=False)], selection)
-    texts = {int(str(one.energy.key[0])): comment_text(added([one.energy])) for one in groups}
+    texts = {int(str(one.energy.key[0])): comment_text(added_groups([one])) for one in groups}
     standing = comment.read(config.slurm, (job_id for job_id, text in texts.items() if text))
     written = unchanged = foreign = 0
     for job_id, there in sorted(standing.items()):

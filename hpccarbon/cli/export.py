@@ -41,7 +41,9 @@ def command(
     cluster: str | None,
     config_path: Path | None,
 ) -> None:
-    """Every job that used energy in a period, one row each, with its energy and carbon in that period.
+    """Every job of a period, one row each, with its energy and carbon in that period.
+
+    Jobs that Slurm alone knows, because no daemon ran where they did, have a coverage of 0 and no energy.
 
     `xdmod` is the log that Open XDMoD's shredder reads, with the energy in AllocTRES. The cluster's totals as
     OpenMetrics are `hpccarbon exporter --once`; notebooks take `hpccarbon.load_jobs()`.

@@ -471,6 +471,7 @@ def usage_report(
     from hpccarbon.report import usage as build
     from hpccarbon.report.figures import set_aside
     from hpccarbon.site.ledger import Selection
+    from hpccarbon.site.unseen import NOTHING, unseen
 
     holders = ("job",) if filters.by_job else ("job", "system", "unallocated")
     selection = Selection(
@@ -483,7 +484,9 @@ def usage_report(
     asked = asked or Asked(_applied(config))
     applied = asked.applied
     rows, carbon = applied.of_selection(ledger, selection, ("holder", *words))
-    lines, total = build.usage_rows(by, rows, ledger.job_counts(selection, ("holder", *words)))
+    lacks, whole = unseen(ledger, selection, [("holder", *words), ()])
+    counts = ledger.job_counts(selection, ("holder", *words))
+    lines, total = build.usage_rows(by, rows, counts, (lacks, whole.get((), NOTHING)))
     applied.hold(ledger, selection)
     if "job" in by:
         place = by.index("job")

@@ -18,6 +18,7 @@ from hpccarbon.units import BUCKET_S
 
 if TYPE_CHECKING:
     from hpccarbon.errors import ShardError
+    from hpccarbon.site.groups import Group
     from hpccarbon.site.ledger import EnergyRow
 
 JSON_VERSION = 1
@@ -43,6 +44,10 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     ]
     measured_percent: Annotated[float | None, Means(description="how much of the energy came from sensors")]
     node_hours: Annotated[float, Means(description="time on nodes, all nodes together")]
+    unseen_node_hours: Annotated[
+        float,
+        Means(description="time on nodes that Slurm knows of and no daemon saw: not in node_hours, nor in energy"),
+    ]
     core_hours: Annotated[float | None, Means(description="cores held × time; null where not known")]
     cpu_hours: Annotated[float | None, Means(description="CPU time that was used")]
     cpu_used_percent: Annotated[float | None, Means(description="cpu_hours as a part of core_hours")]
@@ -94,13 +99,14 @@ def percent(part: float | None, whole: float | None) -> float | None:
     return None if part is None or not whole else 100 * part / whole
 
 
-def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: int = 0) -> Figures:
+def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: int = 0, unseen_ms: int = 0) -> Figures:
     """The figures of rows that share nothing, together.
 
     Args:
         rows: any number of energy rows, none of them part of another.
         nodes: how many nodes they are of, where the caller knows; else the largest number one row has.
         expected_ms: the node-time that Slurm says was used. Where it exceeds what the daemons saw, coverage is of it.
+        unseen_ms: node-time that Slurm knows of and no row says (site/unseen.py): coverage is of it, too.
     """
     cpu_uj, dram_uj = plus(row.cpu_uj for row in rows), plus(row.dram_uj for row in rows)
     gpu_uj, other_uj = plus(row.gpu_uj for row in rows), plus(row.other_uj for row in rows)
@@ -108,7 +114,7 @@ def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: i
     modelled_uj = sum(row.modelled_uj for row in rows)
     present_ms = sum(row.present_ms for row in rows)
     core_us, cpu_time_us = plus(row.core_us for row in rows), plus(row.cpu_time_us for row in rows)
-    whole_ms = max(present_ms, expected_ms)
+    whole_ms = max(present_ms, expected_ms) + unseen_ms
     spread = energy_spread({"cpu": cpu_uj, "dram": dram_uj, "gpu": gpu_uj, "other": other_uj}, modelled_uj)
     grams = [row.grams for row in rows if row.energy_uj]
     known = [gram for gram in grams if gram is not None]
@@ -125,11 +131,17 @@ def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: i
         covered_percent=percent(sum(row.covered_ms for row in rows), whole_ms),
         measured_percent=None if energy_uj is None else percent(energy_uj - modelled_uj, energy_uj),
         node_hours=present_ms / 3_600_000,
+        unseen_node_hours=(whole_ms - present_ms) / 3_600_000,
         core_hours=None if core_us is None else core_us / 3_600_000_000,
         cpu_hours=None if cpu_time_us is None else cpu_time_us / 3_600_000_000,
         cpu_used_percent=percent(cpu_time_us, core_us),
         nodes=max((row.nodes for row in rows), default=0) if nodes is None else nodes,
-        first=min((row.first for row in rows), default=None),
-        last=max((row.last + timedelta(seconds=BUCKET_S) for row in rows), default=None),
+        first=min((row.first for row in rows if row.first is not None), default=None),
+        last=max((row.last + timedelta(seconds=BUCKET_S) for row in rows if row.last is not None), default=None),
         co2e_g=sum(known) if grams and len(known) == len(grams) else None,
     )
+
+
+def added_groups(groups: Sequence[Group], *, nodes: int | None = None) -> Figures:
+    """The figures of groups that share nothing, together, with what accounting knows and no daemon saw of them."""
+    return added([one.energy for one in groups], nodes=nodes, unseen_ms=sum(one.unseen.node_ms for one in groups))

@@ -61,9 +61,15 @@ class Jobs:
 
     @property
     def co2e_g(self) -> float | None:
-        """Grams CO2e of all of them; None where those of one are not known."""
-        grams = self.table["co2e_g"]
-        return None if grams.null_count else float(sum(grams.to_pylist()))
+        """Grams CO2e of all the energy that is known; None where those of one job's are not known."""
+        energies, grams = self.table["energy_uj"].to_pylist(), self.table["co2e_g"].to_pylist()
+        known = [g for uj, g in zip(energies, grams, strict=True) if uj is not None]
+        return None if None in known else float(sum(known))
+
+    @property
+    def unseen(self) -> int:
+        """How many of them are known to Slurm alone: no daemon saw them, and their energy is null, not 0."""
+        return int(self.table["energy_uj"].null_count)
 
     def __repr__(self) -> str:
         """`<1,240 jobs, 2026-03-01 to 2026-04-01: 12.4 kWh, 4.7 kg CO2e>`."""
@@ -73,7 +79,9 @@ class Jobs:
         amount = words.energy(round(self.energy_kwh * 3.6e12))
         grams = self.co2e_g
         carbon = "carbon not known" if grams is None else f"{words.grams(grams)} CO2e"
-        return f"{words.count(len(self), 'job')}, {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}: {amount}, {carbon}"
+        period = f"{words.count(len(self), 'job')}, {self.since:%Y-%m-%d} to {self.until:%Y-%m-%d}"
+        unseen = f"; {self.unseen:,} without a reading" if self.unseen else ""
+        return f"{period}: {amount}, {carbon}{unseen}"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the total, the largest jobs, how the grams were made. Every string is inert."""
@@ -115,7 +123,7 @@ def load_jobs(
     config: Path | str | None = None,
     cluster: str | None = None,
 ) -> Jobs:
-    """The jobs that used energy in a period, with their energy and carbon in it.
+    """The jobs of a period with their energy and carbon in it: what daemons saw, and what Slurm alone knows (null).
 
     Args:
         since, until: dates or times (naive ones and texts in the configuration's `report.timezone`); until now.

@@ -428,6 +428,8 @@ def _run_of(row: EnergyRow, records: Sequence[JobRecord], told: Collection[int |
         record.restart
         for record in records
         if record.start is not None
+        and row.first is not None
+        and row.last is not None
         and record.start <= row.last + timedelta(minutes=1)
         and (record.end is None or row.first <= record.end)
     }

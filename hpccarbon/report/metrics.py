@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
 from hpccarbon.report.budget import BudgetLine
-from hpccarbon.report.figures import added
+from hpccarbon.report.figures import added_groups
 from hpccarbon.report.month import Period, budgets
 from hpccarbon.site.groups import Group, Grouping
 from hpccarbon.units import UJ_PER_KWH
@@ -61,9 +61,10 @@ def snapshot(config: Config, ledger: Ledger, month: tuple[datetime, datetime], n
         cluster=ledger.cluster or "",
         month=f"{month[0]:%Y-%m}",
         at=now,
-        holders=holders,
-        accounts=[one for one in accounts if one.energy.key[0] == "job"],
-        partitions=[one for one in partitions if one.energy.key[0] == "job"],
+        holders=[one for one in holders if one.energy.first],
+        # Of what no daemon saw nothing is known, and what is not known is no series.
+        accounts=[one for one in accounts if one.energy.key[0] == "job" and one.energy.first],
+        partitions=[one for one in partitions if one.energy.key[0] == "job" and one.energy.first],
         whole=whole[0] if whole else None,
         intensity_g_per_kwh=None if hour is None else intensity[hour],
         budgets=budgets(period, now, now),
@@ -121,10 +122,10 @@ def metrics(known: Snapshot, accounts: Names, partitions: Names) -> Iterable[Met
     for prefix, label, groups in groupings:
         energy = [(word, sum(one.energy.energy_uj for one in its) / 1e6) for word, its in groups]
         yield counter(f"{prefix}energy_joules", f"Energy since the month began, by {label}.", label, energy)
-        grams = [(word, added([one.energy for one in its]).co2e_g) for word, its in groups]
+        grams = [(word, added_groups(its).co2e_g) for word, its in groups]
         yield gauge(f"{prefix}month_co2e_grams", f"Carbon since the month began, by {label}.", grams, label)
     whole = known.whole
-    figures = added([whole.energy]) if whole else None
+    figures = added_groups([whole]) if whole else None
     yield gauge("month_jobs", "Jobs that used energy since the month began.", [("", whole.jobs if whole else None)])
     yield gauge("month_nodes", "Nodes that reported since the month began.", [("", whole.energy.nodes if whole else 0)])
     yield gauge(

@@ -16,7 +16,7 @@ from hpccarbon.errors import CarbonError
 from hpccarbon.report import summary as build
 from hpccarbon.report.applied import Applied
 from hpccarbon.report.budget import BudgetLine, budget_line, period_of
-from hpccarbon.report.figures import CarbonOf, Figures, added, set_aside
+from hpccarbon.report.figures import CarbonOf, Figures, added_groups, set_aside
 from hpccarbon.site.groups import Factors, Group, Grouping, groups, largest_jobs
 from hpccarbon.site.ledger import Ledger, Selection
 
@@ -129,7 +129,7 @@ def totals(period: Period, since: datetime, until: datetime, **narrowed: tuple[s
     period = Period(period.config, period.ledger, since, until, period.places)
     holders = {"holders": ("job",)} if narrowed else {}
     (found,) = period.groups([Grouping((), counted=False)], period.selection(**narrowed, **holders))
-    return added([one.energy for one in found])
+    return added_groups(found)
 
 
 def budgets(period: Period, at: datetime, now: datetime) -> list[BudgetLine]:
@@ -166,7 +166,7 @@ def summary(
             Grouping(("node", "holder"), counted=False),
         ]
     )
-    figures = added([one.energy for one in whole], nodes=whole[0].energy.nodes if whole else 0)
+    figures = added_groups(whole, nodes=whole[0].energy.nodes if whole else 0)
     total_uj = figures.energy_uj
     carbon = period.carbon(by_hour)
     said = period.statement(by_hour, figures, now)
@@ -179,7 +179,7 @@ def summary(
     ]
     total = build.Line(
         name=None,
-        jobs=whole[0].jobs if whole else 0,
+        jobs=whole[0].jobs + whole[0].unseen.jobs if whole else 0,
         share_percent=100.0 if total_uj else None,
         idle_cores_uj=whole[0].idle_cores_uj if whole else 0,
         figures=figures,
@@ -195,6 +195,7 @@ def summary(
         quality=build.quality(
             figures,
             carbon,
+            unseen_jobs=whole[0].unseen.jobs if whole else 0,
             hours=_begun(since, min(until, now)),
             hours_with_data=len(seen),
             range_g=(said.low_g, said.high_g) if said else (None, None),

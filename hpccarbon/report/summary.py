@@ -14,7 +14,7 @@ import msgspec
 from hpccarbon.carbon.footprint import RUNG_WORDS
 from hpccarbon.carbon.statement import Statement
 from hpccarbon.report.budget import BudgetLine
-from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
+from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added_groups, percent
 from hpccarbon.report.job import base_state, job_name
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     """What one user, account, partition, node or holder used."""
 
     name: Annotated[str | None, Means(description="null: nobody told; hostile until escaped")]
-    jobs: int
+    jobs: Annotated[int, Means(description="how many jobs, those that Slurm alone knows among them")]
     share_percent: Annotated[float | None, Means(description="of the cluster's energy in the month")]
     idle_cores_uj: Annotated[int, Means(description="static energy of cores that jobs held and did not use")]
     figures: Figures
@@ -104,6 +104,8 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     hourly_percent: Annotated[float | None, Means(description="energy whose intensity is that of its own hour")]
     intensity: Annotated[list[str], Means(description="which intensities were used for how much, most first")]
     pue: float | None
+    unseen_jobs: Annotated[int, Means(description="jobs that Slurm knows and no daemon saw: in no figure")]
+    unseen_node_hours: Annotated[float, Means(description="time on nodes that Slurm knows of and no daemon saw")]
     files_set_aside: int
     low_g: Annotated[float | None, Means(description="grams one sigma below the total")]
     high_g: Annotated[float | None, Means(description="grams one sigma above the total")]
@@ -150,10 +152,10 @@ def lines(groups: Iterable[Group], whole_uj: int | None) -> list[Line]:
 
 def line(group: Group, name: str | None, whole_uj: int | None) -> Line:
     """One group as a line."""
-    figures = added([group.energy])
+    figures = added_groups([group])
     return Line(
         name=name,
-        jobs=group.jobs,
+        jobs=group.jobs + group.unseen.jobs,
         share_percent=percent(figures.energy_uj, whole_uj),
         idle_cores_uj=group.idle_cores_uj,
         figures=figures,
@@ -173,7 +175,7 @@ def node_lines(groups: Iterable[Group], whole_uj: int | None) -> list[NodeLine]:
         by_node.setdefault(str(one.energy.key[0]), []).append(one)
     made = []
     for node, its in by_node.items():
-        figures = added([one.energy for one in its], nodes=1)
+        figures = added_groups(its, nodes=1)
         used = {str(one.energy.key[1]): one.energy.energy_uj for one in its}
         made.append(
             NodeLine(
@@ -196,7 +198,7 @@ def job_lines(groups: Iterable[Group], records: Iterable[JobRecord], whole_uj: i
     made = []
     for job_id, its in by_job.items():
         record = last.get(job_id)
-        figures = added([one.energy for one in its])
+        figures = added_groups(its)
         told = [next((str(g.energy.key[at]) for g in its if g.energy.key[at] is not None), None) for at in (1, 2)]
         made.append(
             JobLine(
@@ -303,6 +305,7 @@ def quality(
     total: Figures,
     carbon: Sequence[CarbonOf],
     *,
+    unseen_jobs: int,
     hours: int,
     hours_with_data: int,
     range_g: tuple[float | None, float | None],
@@ -320,6 +323,10 @@ def quality(
     if hours_with_data < hours:
         missing = hours - hours_with_data
         notes[f"{missing} of {hours} hours have no data at all: what was used then is in no figure"] = None
+    if total.unseen_node_hours >= 0.05:
+        jobs = f", {unseen_jobs:,} job{'s' if unseen_jobs > 1 else ''} as a whole" if unseen_jobs else ""
+        text = f"{total.unseen_node_hours:,.1f} node-hours of jobs were seen by no daemon{jobs}"
+        notes[f"{text}: their energy is in no figure; `hpccarbon audit` names them"] = None
     return Quality(
         hours=hours,
         hours_with_data=hours_with_data,
@@ -333,6 +340,8 @@ def quality(
             if whole
         ],
         pue=known[0] if len(set(known)) == 1 else None,
+        unseen_jobs=unseen_jobs,
+        unseen_node_hours=total.unseen_node_hours,
         files_set_aside=len(faults),
         low_g=range_g[0],
         high_g=range_g[1],

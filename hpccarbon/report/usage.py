@@ -13,6 +13,7 @@ from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 from hpccarbon.report.job import job_name
+from hpccarbon.site.unseen import NOTHING, Unseen
 
 if TYPE_CHECKING:
     from hpccarbon.site.ledger import EnergyRow, JobRecord, Key
@@ -91,7 +92,10 @@ def parse_by(text: str) -> list[str]:
 
 
 def usage_rows(
-    by: Sequence[str], rows: Sequence[EnergyRow], jobs: Mapping[tuple[Key, ...], int]
+    by: Sequence[str],
+    rows: Sequence[EnergyRow],
+    jobs: Mapping[tuple[Key, ...], int],
+    unseen: tuple[Mapping[tuple[Key, ...], Unseen], Unseen] = ({}, NOTHING),
 ) -> tuple[list[UsageRow], UsageRow]:
     """The table's lines and their total.
 
@@ -100,6 +104,7 @@ def usage_rows(
         rows: energy rows grouped by ("holder", *by without "holder"). Where `holder` is not among `by`, the lines of
             `system` and `unallocated` are not divided further: each is one line at the end.
         jobs: how many jobs are behind each key of `rows`, a job in every line it is in; under () in all of them.
+        unseen: what accounting knows of them and no row says, by the same keys, and of all together.
     """
     split = by.index("holder") if "holder" in by else None
     groups: dict[tuple[str, tuple[Key, ...]], list[EnergyRow]] = {}
@@ -107,20 +112,23 @@ def usage_rows(
         holder = str(row.key[0])
         key = row.key[1:] if holder == "job" or split is not None else ()
         groups.setdefault((holder, key), []).append(row)
-    whole = added(rows)
+    lacks, lack = unseen
+    for lacked in lacks:
+        groups.setdefault((str(lacked[0]), lacked[1:] if lacked[0] == "job" or split is not None else ()), [])
+    whole = added(rows, unseen_ms=lack.node_ms)
     lines = [
         UsageRow(
             key=_key(key, holder, split),
             holder=holder,
-            jobs=jobs.get((holder, *key), 0),
-            share_percent=percent((figures := added(its_rows)).energy_uj, whole.energy_uj),
+            jobs=jobs.get((holder, *key), 0) + (its := lacks.get((holder, *key), NOTHING)).jobs,
+            share_percent=percent((figures := added(its_rows, unseen_ms=its.node_ms)).energy_uj, whole.energy_uj),
             figures=figures,
         )
         for (holder, key), its_rows in groups.items()
     ]
     _sort(by, lines, split)
     share = percent(whole.energy_uj, whole.energy_uj)
-    total = UsageRow(key=[], holder="total", jobs=jobs.get((), 0), share_percent=share, figures=whole)
+    total = UsageRow(key=[], holder="total", jobs=jobs.get((), 0) + lack.jobs, share_percent=share, figures=whole)
     return lines, total
 
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from hpccarbon.site.engine import quoted
-from hpccarbon.site.ledger import ENERGY, EnergyRow, Ledger, Selection
+from hpccarbon.site.ledger import ENERGY, EnergyRow, Key, Ledger, Selection
+from hpccarbon.site.unseen import NOTHING, Unseen, nothing, of_selected
 from hpccarbon.units import HOUR_S, UJ_PER_KWH
 
 if TYPE_CHECKING:
@@ -56,12 +57,14 @@ class Grouping(NamedTuple):
 class Group(msgspec.Struct, frozen=True):
     """One group: its energy row; how many jobs are in it; the static energy of cores that jobs held and did not use.
 
-    `idle_cores_uj` leaves out nodes on which the job used a GPU: their static energy is the GPUs' too.
+    `idle_cores_uj` leaves out nodes on which the job used a GPU: their static energy is the GPUs' too. `unseen` is what
+    accounting knows of its jobs and no row says; a group may be nothing else (`energy.first` is None, `jobs` is 0).
     """
 
     energy: EnergyRow
     jobs: int
     idle_cores_uj: int
+    unseen: Unseen = NOTHING
 
 
 def groups(
@@ -76,9 +79,21 @@ def groups(
 
     def question(con: duckdb.DuckDBPyConnection, hours: list[datetime]) -> list[list[Group]]:
         weigh(con, hours, factors)
-        return _ask(con, groupings, factors is not None)
+        found = _ask(con, groupings, factors is not None)
+        lacks = of_selected(con, ledger, selection, [grouping.by for grouping in groupings])
+        return [_with(its, of_it) for its, of_it in zip(found, lacks, strict=True)]
 
-    return ledger.ask(selection, question) or [[] for _ in groupings]
+    return ledger.ask(selection, question, even_empty=True) or [[] for _ in groupings]
+
+
+def _with(found: list[Group], lacks: Mapping[tuple[Key, ...], Unseen]) -> list[Group]:
+    """The groups with what no daemon saw of them, and those of which none saw anything, in their order."""
+    if not lacks:
+        return found
+    whole = [msgspec.structs.replace(one, unseen=lacks.get(one.energy.key, NOTHING)) for one in found]
+    rest = lacks.keys() - {one.energy.key for one in found}
+    whole += [Group(nothing(key), 0, 0, lacks[key]) for key in rest]
+    return sorted(whole, key=lambda one: [(value is None, value) for value in one.energy.key])
 
 
 def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factors | None) -> None:

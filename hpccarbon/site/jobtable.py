@@ -1,4 +1,7 @@
-"""One row per job as an Arrow table: what it used, and what accounting knows of it. The engine makes it, not Python."""
+"""One row per job as an Arrow table: what it used, and what accounting knows of it. The engine makes it, not Python.
+
+A job that accounting alone knows has a row, too: no energy, and a coverage of 0.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import msgspec
 from hpccarbon.site.engine import quoted
 from hpccarbon.site.groups import SCALE, Factors, weigh
 from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.site.unseen import lacks
 from hpccarbon.units import UJ_PER_KWH
 
 if TYPE_CHECKING:
@@ -38,12 +42,16 @@ SELECT NULL::BIGINT AS job_id, NULL::INTEGER AS restart, NULL::BIGINT AS array_j
     NULL::TIMESTAMPTZ AS "end", NULL::BIGINT AS elapsed_s, NULL::INTEGER AS alloc_nodes,
     NULL::INTEGER AS alloc_cores, NULL::VARCHAR AS alloc_tres, NULL::VARCHAR AS nodelist WHERE false
 """
+_LACKS = """
+SELECT job_id, max(cluster) AS cluster, sum(lack_ms) AS lack_ms FROM lacks GROUP BY job_id
+"""
+_NO_LACKS = "SELECT NULL::BIGINT AS job_id, NULL::VARCHAR AS cluster, NULL::BIGINT AS lack_ms WHERE false"
 _JOBS = """
-SELECT used.cluster,
+SELECT coalesce(used.cluster, lacking.cluster) AS cluster,
     CASE WHEN known.array_task_id IS NOT NULL THEN known.array_job_id || '_' || known.array_task_id
         WHEN known.het_offset IS NOT NULL THEN known.het_job_id || '+' || known.het_offset
-        ELSE used.job_id::VARCHAR END AS job,
-    used.job_id, known.name, coalesce(known."user", used."user") AS "user", coalesce(known.uid, used.uid) AS uid,
+        ELSE job_id::VARCHAR END AS job,
+    job_id, known.name, coalesce(known."user", used."user") AS "user", coalesce(known.uid, used.uid) AS uid,
     coalesce(known.account, used.account) AS account, coalesce(known."partition", used."partition") AS "partition",
     known.qos, known.restart, known.state, known.exit_code, known.submit, known.start, known."end", known.elapsed_s,
     coalesce(known.alloc_nodes, used.nodes) AS alloc_nodes, known.alloc_cores, known.alloc_tres, known.nodelist,
@@ -51,11 +59,14 @@ SELECT used.cluster,
         OR used.other_uj IS NOT NULL THEN used.energy_uj END AS energy_uj,
     used.energy_uj / {uj_per_kwh} AS energy_kwh, used.co2e_g, used.cpu_uj, used.dram_uj, used.gpu_uj, used.other_uj,
     used.idle_uj AS static_uj, used.modelled_uj,
-    100.0 * used.covered_ms / nullif(used.present_ms, 0) AS covered_percent,
+    100.0 * coalesce(used.covered_ms, 0)
+        / nullif(coalesce(used.present_ms, 0) + coalesce(lacking.lack_ms, 0), 0) AS covered_percent,
     100.0 * (used.energy_uj - used.modelled_uj) / nullif(used.energy_uj, 0) AS measured_percent,
-    used.present_ms / 3.6e6 AS node_hours, used.core_us / 3.6e9 AS core_hours, used.cpu_time_us / 3.6e9 AS cpu_hours,
+    coalesce(used.present_ms, 0) / 3.6e6 AS node_hours, coalesce(lacking.lack_ms, 0) / 3.6e6 AS unseen_node_hours,
+    used.core_us / 3.6e9 AS core_hours, used.cpu_time_us / 3.6e9 AS cpu_hours,
     100.0 * used.cpu_time_us / nullif(used.core_us, 0) AS cpu_used_percent
-FROM ({used}) AS used LEFT JOIN ({records}) AS known USING (job_id) ORDER BY used.job_id
+FROM ({used}) AS used FULL JOIN ({lacks}) AS lacking USING (job_id) LEFT JOIN ({records}) AS known USING (job_id)
+ORDER BY job_id
 """
 
 
@@ -63,32 +74,19 @@ def job_table(ledger: Ledger, selection: Selection, factors: Factors | None = No
     """The jobs of the selection, by job id.
 
     Returns: one row per job with its last run's record; energy within the selection's time alone. Integers in µJ, times
-        in UTC; what nobody knows is null, and so are the grams of a job of which an hour has no factor.
+        in UTC; what nobody knows is null, and so are the grams of a job of which an hour has no factor. Jobs of which
+        no daemon saw anything (site/unseen.py) are there, all of their energy null.
     Raises: ShardError as `Ledger.energy`. Needs pyarrow.
     """
     files = ledger.job_files()
     records = _RECORDS.format(files=f"[{', '.join(map(quoted, files))}]") if files else _NO_RECORDS
-    sql = _JOBS.format(used=_USED, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
+    chosen = msgspec.structs.replace(selection, holders=("job",))
 
     def question(con: duckdb.DuckDBPyConnection, hours: list[datetime]) -> pa.Table:
         weigh(con, hours, factors)
+        told = _LACKS if lacks(con, ledger, chosen) else _NO_LACKS
+        sql = _JOBS.format(used=_USED, lacks=told, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
         return con.sql(sql).to_arrow_table()
 
-    table: pa.Table | None = ledger.ask(msgspec.structs.replace(selection, holders=("job",)), question)
-    return _nothing() if table is None else table
-
-
-def _nothing() -> pa.Table:
-    """The same columns without a row: the query over nothing."""
-    from contextlib import closing
-
-    from hpccarbon.site.engine import connect
-
-    names = dict.fromkeys(("cluster", "user", "account", "partition", "node"), "VARCHAR")
-    integers = ("job_id", "uid", "energy_uj", "scaled", "alloc_cores", *_SUMS)
-    declared = ", ".join(f'"{name}" {kind}' for name, kind in {**names, **dict.fromkeys(integers, "BIGINT")}.items())
-    with closing(connect(1)) as con:
-        con.execute(f"CREATE TEMP TABLE weighed ({declared})")
-        sql = _JOBS.format(used=_USED, records=_NO_RECORDS, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
-        table: pa.Table = con.sql(sql).to_arrow_table()
-        return table
+    table: pa.Table = ledger.ask(chosen, question, even_empty=True)
+    return table

@@ -58,8 +58,8 @@ class EnergyRow(msgspec.Struct, frozen=True):
 
     `key` holds the values of `by`, in order. A component is None where no sensor ever told it. `alloc_*` are the
     largest seen on one node; `core_us` is cores held × time, over all nodes. `nodes` counts distinct nodes. `first` and
-    `last` are the first minute and the start of the last one. `grams` is None without factors, or where
-    the factor of one of the hours is missing: an incomplete sum is not a sum.
+    `last` are the first minute and the start of the last one, None where no minute is known. `grams` is None without
+    factors, or where the factor of one of the hours is missing: an incomplete sum is not a sum.
     """
 
     key: tuple[Key, ...]
@@ -76,8 +76,8 @@ class EnergyRow(msgspec.Struct, frozen=True):
     present_ms: int
     covered_ms: int
     nodes: int
-    first: datetime
-    last: datetime
+    first: datetime | None
+    last: datetime | None
     grams: float | None
 
     @property
@@ -214,15 +214,24 @@ class Ledger:
         return counted or {(): 0}
 
     def ask(
-        self, selection: Selection, question: Callable[[duckdb.DuckDBPyConnection, list[datetime]], Answer]
+        self,
+        selection: Selection,
+        question: Callable[[duckdb.DuckDBPyConnection, list[datetime]], Answer],
+        *,
+        even_empty: bool = False,
     ) -> Answer | None:
         """Put a question of one's own to the selected rows (site/groups.py); None where there are none.
 
         Args:
             question: gets a connection with the view `selected` (columns as in a ledger file, times as integers) and
                 the UTC hours that were gathered. Asked again, if a ledger file turns out to be damaged.
+            even_empty: ask where there are no rows, too: accounting may know what no daemon saw.
         """
-        return self._answer(selection, lambda: question(self._con, [_hour(hour_n) for hour_n in sorted(self._planned)]))
+        return self._answer(
+            selection,
+            lambda: question(self._con, [_hour(hour_n) for hour_n in sorted(self._planned)]),
+            even_empty=even_empty,
+        )
 
     def hours(self, selection: Selection) -> list[datetime]:
         """The UTC hours that hold rows of the selection, in order."""
@@ -254,13 +263,7 @@ class Ledger:
             either.append(_among("array_job_id", array_ids))
         either += [f"(array_job_id = {int(array)} AND array_task_id = {int(task)})" for array, task in array_tasks]
         conditions = [f"({' OR '.join(either)})"] if either else []
-        if chosen.job_ids is not None:
-            conditions.append(_among("job_id", chosen.job_ids))
-        conditions += _named(chosen)
-        if chosen.until is not None:
-            conditions.append(f"start < {_sql_time(chosen.until)}")
-        if chosen.since is not None:
-            conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(chosen.since)})')
+        conditions += ran_within(chosen)
         where = " AND ".join(conditions) or "true"
         files = self.job_files()
         if either or chosen.job_ids is not None:
@@ -334,19 +337,20 @@ class Ledger:
         return [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
 
     def _gather(self, selection: Selection, *, by_bucket: bool = False) -> bool:
-        """Find the sources of the selected rows and the view `selected` over them; False if there are none."""
+        """Find the sources of the selected rows and the view `selected` over them; False where that is empty."""
         for moment in (selection.since, selection.until):
             if moment is not None and moment.tzinfo is None:
                 raise ValueError("since and until need a time zone")
         self._gathered = []
         self._planned = set()
         sources = self._sources(selection, by_bucket=by_bucket)
-        if not sources:
-            return False
         where = " AND ".join(_conditions(selection)) or "true"
-        union = " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
+        union = " UNION ALL ".join(
+            f"SELECT {_NAMES} FROM ({source}) WHERE {where}"  # noqa: S608
+            for source in sources or [f"SELECT {_NAMES} FROM young"]  # noqa: S608
+        )
         self._view = f"CREATE OR REPLACE TEMP VIEW selected AS {union}"
-        return True
+        return bool(sources)
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
         """Queries that give the rows of the selected hours; fills `_gathered` (files) and `_planned` (hours)."""
@@ -479,13 +483,15 @@ class Ledger:
 
     # -- adding up --
 
-    def _answer(self, selection: Selection, ask: Callable[[], Answer], *, by_bucket: bool = False) -> Answer | None:
+    def _answer(
+        self, selection: Selection, ask: Callable[[], Answer], *, by_bucket: bool = False, even_empty: bool = False
+    ) -> Answer | None:
         """Gather and ask; where a ledger file turns out to be damaged, set it aside and do both again."""
         import duckdb
 
         while True:
             try:
-                if not self._gather(selection, by_bucket=by_bucket):
+                if not self._gather(selection, by_bucket=by_bucket) and not even_empty:
                     return None
                 self._con.execute(self._view)
                 return ask()
@@ -542,7 +548,7 @@ class Ledger:
             sql += " HAVING count(*) > 0"
         rows = self._con.execute(sql).fetchall()
         count = len(by)
-        readers = [_READERS.get(word) for word in by]
+        readers = [READERS.get(word) for word in by]
         return [_energy_row(row[:count], row[count:], readers, factors is not None) for row in rows]
 
     def _count_jobs(self, by: Sequence[str]) -> dict[tuple[Key, ...], int]:
@@ -557,7 +563,7 @@ class Ledger:
         ((total,),) = self._con.execute(f"SELECT {number} FROM selected").fetchall()  # noqa: S608
         counts: dict[tuple[Key, ...], int] = {(): total}
         if by:
-            readers = [_READERS.get(word) for word in by]
+            readers = [READERS.get(word) for word in by]
             for *key, count in self._con.execute(f"SELECT {keys}, {number} FROM {source} GROUP BY {keys}").fetchall():  # noqa: S608
                 counts[_key(key, readers)] = count
         return counts
@@ -566,8 +572,7 @@ class Ledger:
         """The table `calendar`: for each hour that was gathered its day, its month and its factor."""
         con = self._con
         hours = sorted(self._planned)
-        zone = _zone(self.timezone)
-        local = [_hour(hour_n).astimezone(zone) for hour_n in hours]
+        days, months = local_days(hours, self.timezone)
         scaled: list[int | None] = [None] * len(hours)
         if factors is not None:
             by_hour = {int(hour.timestamp()) // HOUR_S: factor for hour, factor in factors.items()}
@@ -578,8 +583,8 @@ class Ledger:
             " unnest($scaled::BIGINT[]) AS scaled",
             {
                 "hours": hours,
-                "days": [moment.toordinal() for moment in local],
-                "months": [moment.year * 12 + moment.month - 1 for moment in local],
+                "days": days,
+                "months": months,
                 "scaled": scaled,
             },
         )
@@ -619,12 +624,19 @@ def _moment(epoch_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=epoch_us)
 
 
-_READERS: dict[str, Callable[[Any], Key]] = {
+READERS: dict[str, Callable[[Any], Key]] = {
     "hour": _hour,
     "bucket": _moment,
     "day": date.fromordinal,
     "month": lambda month_n: f"{month_n // 12:04d}-{month_n % 12 + 1:02d}",
 }
+"""How hours, days and months, numbers in the engine, are handed out."""
+
+
+def local_days(hours: Iterable[int], zone: str) -> tuple[list[int], list[int]]:
+    """The days and months in which UTC hours, counted from 1970, begin in a zone, as numbers (`READERS` read them)."""
+    local = [_hour(hour_n).astimezone(_zone(zone)) for hour_n in hours]
+    return [moment.toordinal() for moment in local], [moment.year * 12 + moment.month - 1 for moment in local]
 
 
 def _zone(name: str) -> tzinfo:
@@ -652,6 +664,17 @@ def _conditions(selection: Selection) -> list[str]:
     if selection.nodes is not None:
         conditions.append(_among("node", selection.nodes))
     return conditions + _named(selection)
+
+
+def ran_within(selection: Selection) -> list[str]:
+    """The selection as SQL conditions on job records; holders and nodes are not among them."""
+    conditions = [] if selection.job_ids is None else [_among("job_id", selection.job_ids)]
+    conditions += _named(selection)
+    if selection.until is not None:
+        conditions.append(f"start < {_sql_time(selection.until)}")
+    if selection.since is not None:
+        conditions.append(f'start IS NOT NULL AND ("end" IS NULL OR "end" > {_sql_time(selection.since)})')
+    return conditions
 
 
 def _named(selection: Selection) -> list[str]:

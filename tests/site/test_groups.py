@@ -31,7 +31,8 @@ def factors(hours: list[datetime], north: float = 10.0) -> Factors:
 @pytest.mark.parametrize("by", [(), ("holder",), ("user",), ("holder", "account"), ("node", "holder"), ("hour", "job")])
 def test_a_grouping_is_what_the_ledger_answers_alone(ledger: Ledger, by: tuple[str, ...]) -> None:
     (found,) = groups(ledger, Selection(), [Grouping(by)])
-    assert [one.energy for one in found] == ledger.energy(Selection(), [LEDGER_WORD.get(word, word) for word in by])
+    seen = [one.energy for one in found if one.energy.first is not None]
+    assert seen == ledger.energy(Selection(), [LEDGER_WORD.get(word, word) for word in by])
 
 
 def test_groupings_asked_together_are_those_asked_alone(ledger: Ledger) -> None:

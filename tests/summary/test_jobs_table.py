@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import subprocess
 import sys
 from datetime import date, datetime, timezone
@@ -43,14 +44,37 @@ def test_the_package_stays_cheap_to_import() -> None:
 def test_sums_are_the_ledger_s(jobs: Jobs, ledger: Ledger) -> None:
     month = Selection(since=jobs.since, until=jobs.until, holders=("job",))
     rows = {row.key[0]: row for row in ledger.energy(month, ("job_id",))}
-    table = jobs.table.to_pylist()
+    table = [row for row in jobs.table.to_pylist() if row["energy_uj"] is not None]
     assert [row["job_id"] for row in table] == sorted(rows)  # type: ignore[type-var]
     for row in table:
         single = rows[row["job_id"]]
         assert row["energy_uj"] == single.energy_uj
         assert (row["cpu_uj"], row["dram_uj"], row["gpu_uj"]) == (single.cpu_uj, single.dram_uj, single.gpu_uj)
         assert row["static_uj"] == single.idle_uj
-        assert row["covered_percent"] == pytest.approx(100 * single.covered_ms / single.present_ms)
+        whole_ms = single.present_ms + row["unseen_node_hours"] * 3_600_000
+        assert row["covered_percent"] == pytest.approx(100 * single.covered_ms / whole_ms)
+
+
+def test_a_job_that_slurm_alone_knows_has_no_energy_and_no_coverage(jobs: Jobs) -> None:
+    (row,) = [row for row in jobs.table.to_pylist() if row["energy_uj"] is None]
+    assert (row["job"], row["name"], row["user"], row["covered_percent"]) == ("5301", "unseen", "alice", 0.0)
+    assert (row["energy_kwh"], row["co2e_g"], row["node_hours"]) == (None, None, 0.0)
+    assert row["unseen_node_hours"] == pytest.approx((30 * 60 - 1) / 3600)
+    assert jobs.unseen == 1
+    assert "; 1 without a reading" in repr(jobs)
+
+
+def test_a_job_is_as_covered_in_every_table_as_in_its_own_report(jobs: Jobs, site: Path) -> None:
+    march = ("-S", "2026-03-01", "-E", "2026-04-01")
+    by_job = json.loads(run("report", "--by", "job", *march, "-f", "json", "--config", str(site)).out)
+    of_usage = {row["key"][0]: row["figures"]["covered_percent"] for row in by_job["rows"] if row["key"]}
+    of_table = {row["job"]: row["covered_percent"] for row in jobs.table.to_pylist()}
+    assert of_usage == pytest.approx(of_table)
+    seen = [name for name, covered in of_table.items() if covered]
+    own = json.loads(run("report", *(f"--job={name}" for name in seen), "-f", "json", "--config", str(site)).out)
+    of_reports = {job["job"]: job["figures"]["covered_percent"] for job in own["jobs"]}
+    assert of_reports == pytest.approx({name: of_table[name] for name in seen})
+    assert any(covered < 99 for covered in of_reports.values())
 
 
 def test_grams_are_those_of_the_summary(jobs: Jobs, march: Summary) -> None:

@@ -30,7 +30,7 @@ _TYPES: dict[str, type] = {
     "cpu_time_us": int,
     **dict.fromkeys(("idle_cores_uj", "job_uj", "system_uj", "unallocated_uj"), int),
     **dict.fromkeys(("energy_kwh", "covered_percent", "measured_percent", "share_percent", "co2e_g"), float),
-    **dict.fromkeys(("node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
+    **dict.fromkeys(("node_hours", "unseen_node_hours", "core_hours", "cpu_hours", "cpu_used_percent"), float),
     **dict.fromkeys(("pue", "node_factor", "intensity_g_per_kwh"), float),
     **dict.fromkeys(("submit", "start", "end", "first", "last"), datetime),
 }

@@ -746,6 +746,11 @@ def usage_text(report: UsageReport, screen: Screen, top: int = 0) -> str:
     lines += _usage_table(report, screen, top)
     lines.append("")
     lines += _energy_lines(total.figures, screen)
+    if total.figures.unseen_node_hours >= 0.05:
+        text = (
+            f"{total.figures.unseen_node_hours:,.1f} node-hours of jobs were seen by no daemon: their energy is in no"
+        )
+        lines += _wrapped("Unseen", f"{text} figure; `hpccarbon audit` names them", screen, mark="warn")
     lines += carbon_lines(total.figures, report.carbon, screen, report.statement)
     lines += statement_lines(report.statement, screen)
     if not report.filters.by_job:
@@ -858,7 +863,7 @@ def _usage_table(report: UsageReport, screen: Screen, top: int) -> list[str]:
         titles = [heading.title for heading in headings]
         line[titles.index(energy.name)] = energy.write(energy_uj)
         line[titles.index("of total")] = words.percent(share)
-        grams = [row.figures.co2e_g for row in left]
+        grams = [row.figures.co2e_g for row in left if row.figures.energy_uj]
         if f"{carbon.name} CO2e" in titles and None not in grams:
             line[titles.index(f"{carbon.name} CO2e")] = carbon.write(sum(gram or 0 for gram in grams))
         written.append(line)

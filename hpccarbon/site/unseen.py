@@ -1,0 +1,201 @@
+"""Time on nodes that Slurm knows of and no daemon saw: what keeps the coverage of a total honest. Only adds up.
+
+A job without a single row, and the nodes and hours that a job's rows lack, are in no meter and so in no sum: without
+this a node whose daemon is dead would raise the coverage of its users. Asked for beside `groups` and `Ledger.energy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from hpccarbon.site.engine import quoted
+from hpccarbon.site.jobs import job_files, read
+from hpccarbon.site.ledger import READERS, EnergyRow, Key, Ledger, Selection, local_days, ran_within
+from hpccarbon.units import HOUR_S
+
+if TYPE_CHECKING:
+    import duckdb
+
+DUE = timedelta(hours=1)
+"""How long after its end an hour may lack shards: the running hour is not sealed on all nodes."""
+TOLERANCE_MS = 1000
+"""Slurm's stamps are whole seconds: the difference of two may be one too many."""
+_HOUR_MS = HOUR_S * 1000
+_TIMES = ("hour", "day", "month")
+_FACTS = ("user", "account", "partition")
+_COLUMNS: Mapping[str, str] = {
+    "holder": "'job'",
+    "cluster": "cluster",
+    "job": "job_id",
+    "job_id": "job_id",
+    **{name: f'"{name}"' for name in _FACTS},
+}
+
+
+class Unseen(NamedTuple):
+    """What no daemon saw of one group: node-time, and how many jobs have no row at all."""
+
+    node_ms: int
+    jobs: int
+
+
+NOTHING = Unseen(0, 0)
+
+
+def nothing(key: tuple[Key, ...]) -> EnergyRow:
+    """The row of a group of which no daemon saw anything: nothing is known, not even when."""
+    return EnergyRow(
+        key=key, cpu_uj=None, dram_uj=None, gpu_uj=None, other_uj=None, idle_uj=0, modelled_uj=0, cpu_time_us=None,
+        alloc_cores=None, alloc_gpus=None, core_us=None, present_ms=0, covered_ms=0, nodes=0, first=None, last=None,
+        grams=None,
+    )  # fmt: skip
+
+
+def unseen(
+    ledger: Ledger, selection: Selection, groupings: Sequence[Sequence[str]], now: datetime | None = None
+) -> list[dict[tuple[Key, ...], Unseen]]:
+    """For each grouping, as its keys are given by `Ledger.energy`: what its jobs' rows lack of Slurm's node-time.
+
+    Args:
+        groupings: words holder, cluster, job or job_id, user, account, partition, hour, day, month. Of a grouping with
+            any other word (a node's lack is not known by name) nothing is said.
+        now: what ran in the last hour before it may not have come in yet and is not missed; the clock's time.
+
+    Returns: only groups that lack something. A job lacks Slurm's time on nodes (elapsed less a second, times nodes,
+        within the selection's time) less the time its rows were present. Runs that have not ended lack nothing. Where
+        nodes are selected, or no jobs, nothing is known. A job with rows stands where its rows say.
+
+    Raises: ShardError as `Ledger.energy`.
+    """
+
+    def question(con: duckdb.DuckDBPyConnection, _: list[datetime]) -> list[dict[tuple[Key, ...], Unseen]]:
+        return of_selected(con, ledger, selection, groupings, now)
+
+    return ledger.ask(selection, question, even_empty=True) or [{} for _ in groupings]
+
+
+def of_selected(
+    con: duckdb.DuckDBPyConnection,
+    ledger: Ledger,
+    selection: Selection,
+    groupings: Sequence[Sequence[str]],
+    now: datetime | None = None,
+) -> list[dict[tuple[Key, ...], Unseen]]:
+    """The same, where the view `selected` is there already (`Ledger.ask`)."""
+    if not lacks(con, ledger, selection, now):
+        return [{} for _ in groupings]
+    return [_of(con, by, ledger.timezone) for by in groupings]
+
+
+def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, now: datetime | None = None) -> bool:
+    """Make the tables `runs`, what ended by accounting, cut to the selection's time, and `lacks`, from `_lacking`.
+
+    Returns: False, and no tables, where nothing can be known. Raises: ShardError naming a file of records.
+    """
+    import duckdb
+
+    files = {cluster: job_files(ledger.shared, cluster) for cluster in ledger.clusters()}
+    if selection.nodes is not None or "job" not in selection.holders or not any(files.values()):
+        return False
+    due = (now or datetime.now(timezone.utc)) - DUE
+    within = msgspec.structs.replace(selection, until=due if selection.until is None else min(selection.until, due))
+    begin = "epoch_ms(start)" if within.since is None else f"greatest(epoch_ms(start), {_ms(within.since)})"
+    ended = 'start IS NOT NULL AND "end" > start AND elapsed_s > 0 AND alloc_nodes > 0'
+    where = " AND ".join([ended, *ran_within(within)])
+    sources = [
+        f"""SELECT {quoted(cluster)} AS cluster, job_id, "user", account, "partition",
+            {begin} AS begin_ms, least(epoch_ms("end"), {_ms(within.until)}) AS end_ms,
+            elapsed_s * 1000.0 / (epoch_ms("end") - epoch_ms(start)) AS awake, alloc_nodes
+        FROM read_parquet([{", ".join(map(quoted, its))}], hive_partitioning = false) WHERE {where}"""  # noqa: S608
+        for cluster, its in files.items()
+        if its
+    ]
+    try:
+        con.execute(f"CREATE OR REPLACE TEMP TABLE runs AS {' UNION ALL '.join(sources)}")
+    except duckdb.Error:
+        for its in files.values():
+            read(con, its, where)  # names the file
+        raise
+    con.execute(f"CREATE OR REPLACE TEMP TABLE lacks AS {_lacking()}")
+    return True
+
+
+def _lacking(periods: bool = False) -> str:
+    """The query over `runs` and `selected`: job by job (and period by period) what its rows lack, where they lack any.
+
+    Columns: cluster, job_id, period, user, account, partition, lack_ms, `whole`: whether it has no row at all.
+    """
+    spans = ("JOIN spans ON begin_ms < span_end_ms AND end_ms > span_begin_ms", "JOIN hours_of USING (hour_n)")
+    with_runs, with_rows = spans if periods else ("", "")
+    begin, end = "greatest(begin_ms, span_begin_ms)", "least(end_ms, span_end_ms)"
+    length = f"({end} - {begin})" if periods else "(end_ms - begin_ms)"
+    period = "period" if periods else "0 AS period"
+    facts = ", ".join(f'max("{name}") AS "{name}"' for name in _FACTS)
+    told = ", ".join(
+        f'CASE WHEN seen.job_id IS NULL THEN told."{name}" ELSE seen."{name}" END AS "{name}"' for name in _FACTS
+    )
+    return f"""
+    WITH told AS (
+        SELECT cluster, job_id, {period}, {facts},
+            sum(greatest(0, {length} * awake - {TOLERANCE_MS}) * alloc_nodes)::BIGINT AS node_ms
+        FROM runs {with_runs} GROUP BY ALL
+    ), seen AS (
+        SELECT cluster, job_id, {period}, {facts}, sum(present_ms)::BIGINT AS node_ms
+        FROM selected {with_rows} WHERE holder = 'job' GROUP BY ALL
+    )
+    SELECT cluster, job_id, period, {told}, told.node_ms - coalesce(seen.node_ms, 0) AS lack_ms,
+        seen.job_id IS NULL AS whole
+    FROM told LEFT JOIN seen USING (cluster, job_id, period) WHERE lack_ms > 0
+    """  # noqa: S608 - column names are our own
+
+
+def _of(con: duckdb.DuckDBPyConnection, by: Sequence[str], zone: str) -> dict[tuple[Key, ...], Unseen]:
+    if set(by) - _COLUMNS.keys() - set(_TIMES):
+        return {}
+    times = [word for word in by if word in _TIMES]
+    keys_of = _spans(con, times, zone) if times else {0: {}}
+    columns = ", ".join(["period", *(_COLUMNS[word] for word in by if word in _COLUMNS)])
+    source = f"({_lacking(periods=True)})" if times else "lacks"
+    sql = f"SELECT {columns}, sum(lack_ms)::BIGINT, count(*) FILTER (whole) FROM {source} GROUP BY ALL"  # noqa: S608
+    found: dict[tuple[Key, ...], Unseen] = {}
+    for period, *values, node_ms, jobs in con.execute(sql).fetchall():
+        rest = iter(values)
+        found[tuple(keys_of[period][word] if word in _TIMES else next(rest) for word in by)] = Unseen(node_ms, jobs)
+    return found
+
+
+def _spans(con: duckdb.DuckDBPyConnection, times: Sequence[str], zone: str) -> dict[int, dict[str, Key]]:
+    """Make the tables `spans` (period, its begin and end) and `hours_of` (hour, its period); period -> word -> key.
+
+    A period is a run of whole UTC hours with the same keys, as the ledger's rows are grouped.
+    """
+    ((first_ms, last_ms),) = con.execute("SELECT min(begin_ms), max(end_ms) FROM runs").fetchall()
+    hours = [] if first_ms is None else list(range(first_ms // _HOUR_MS, -(-last_ms // _HOUR_MS)))
+    days, months = local_days(hours, zone)
+    keys_of: dict[tuple[int, ...], int] = {}
+    period_of = []
+    for values in zip(hours, days, months, strict=True):
+        key = tuple(values[_TIMES.index(word)] for word in times)
+        period_of.append(keys_of.setdefault(key, len(keys_of)))
+    con.execute(
+        "CREATE OR REPLACE TEMP TABLE hours_of AS"
+        " SELECT unnest($hours::BIGINT[]) AS hour_n, unnest($periods::BIGINT[]) AS period",
+        {"hours": hours, "periods": period_of},
+    )
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE spans AS SELECT period, min(hour_n) * {_HOUR_MS} AS span_begin_ms,"  # noqa: S608
+        f" (max(hour_n) + 1) * {_HOUR_MS} AS span_end_ms FROM hours_of GROUP BY period"
+    )
+    return {
+        period: {word: READERS[word](value) for word, value in zip(times, key, strict=True)}
+        for key, period in keys_of.items()
+    }
+
+
+def _ms(moment: datetime | None) -> int:
+    assert moment is not None
+    return round(moment.timestamp() * 1000)
