@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,12 +23,15 @@ from typing import Any, NamedTuple
 from hpccarbon.config import Slurm
 from hpccarbon.errors import HpcCarbonError, SlurmError
 from hpccarbon.site.executor import Crew
+from hpccarbon.site.lock import exclusive
 from hpccarbon.slurm import command
 
 _CONNECT_S = 10
 _DEATH_S = 30
 """A worker that has not heard of its scheduler for so long ends: what remains of us after kill -9."""
 _LOOK_S = 2.0
+_PREFIX, _LOCK = ".workers-", "lock"
+"""What a run keeps for its workers lies in a folder of its own, and a lock in it says that the run is alive."""
 _RETRIES = 3
 """How often an hour is begun again after its worker was lost."""
 
@@ -80,10 +84,12 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
     from dask_jobqueue.slurm import SLURMCluster
 
     scratch.mkdir(parents=True, exist_ok=True)
+    _sweep(scratch)
     with (
         _environment(batch.settings),
         _sigterm_unwinds(),
-        tempfile.TemporaryDirectory(prefix=".workers-", dir=scratch) as folder,
+        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=scratch) as folder,
+        exclusive(Path(folder, _LOCK)),
         contextlib.ExitStack() as stack,
     ):
         logging.getLogger("distributed").setLevel(logging.ERROR)  # of its own lost workers it says too much
@@ -114,6 +120,15 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
         yield _crew(client, batch.workers)
 
 
+def _sweep(scratch: Path) -> None:
+    """Remove the folders of aggregators that were killed: nobody holds their locks any more."""
+    for folder in scratch.glob(f"{_PREFIX}*"):
+        lock = folder / _LOCK
+        if lock.exists():  # one that has none yet is just being made
+            with contextlib.suppress(HpcCarbonError), exclusive(lock):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 def _certificates(folder: Path) -> Any:
     """New certificates for scheduler, workers and us, as files that only this user can read."""
     from distributed.security import Security
@@ -139,11 +154,16 @@ def _crew(client: Any, workers: int) -> Crew:
 
 
 def _distributed() -> Any:
+    interrupted = signal.getsignal(signal.SIGINT)
     try:
         import dask_jobqueue  # noqa: F401 - both or none
         import distributed
     except ImportError as err:
         raise HpcCarbonError(f"{err.name} is not installed: pip install 'hpccarbon[dask]'") from err
+    finally:
+        # dask-jobqueue makes Ctrl-C an exit with status 0 when it is loaded: whoever called us would take it for done.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, interrupted)
     return distributed
 
 

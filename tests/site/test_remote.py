@@ -1,4 +1,7 @@
-"""Hours merged on other machines are the same bytes; a worker that dies costs nothing; nothing is left behind."""
+"""Hours merged on other machines are the same bytes; a worker that dies costs nothing; nothing is left behind.
+
+Below the command and through it: whoever waits for workers is at a shell, presses Ctrl-C, or is killed.
+"""
 
 from __future__ import annotations
 
@@ -104,6 +107,29 @@ def test_a_set_aside_shard_is_named_by_a_worker_too(scheduler: str, tmp_path: Pa
     assert "may this user write the ledger" in why
 
 
+def config_of(folder: Path, shared: Path, slurm_conf: Path | None = None) -> Path:
+    """A site's configuration file for the command."""
+    path = folder / "hpccarbon.toml"
+    slurm = f'[slurm]\nconf = "{slurm_conf}"\n' if slurm_conf else ""
+    path.write_text(f'cluster = "{SITE.cluster}"\n[paths]\nshared_dir = "{shared}"\n{slurm}')
+    return path
+
+
+def command_line(config: Path, *options: str) -> list[str]:
+    program = str(Path(sys.executable).parent / "hpccarbon")
+    return [program, "aggregate", "--config", str(config), "--no-accounting", "--no-pack", *options]
+
+
+def test_the_command_on_a_dask_scheduler_writes_the_same_bytes(
+    made_here: tuple[Path, Ledger], scheduler: str, tmp_path: Path
+) -> None:
+    shared, expected = made_here
+    argv = command_line(config_of(tmp_path, shared), "--executor", "dask", "--scheduler", scheduler)
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert f"aggregated {len(expected)} hours from" in done.stdout
+    assert taken(shared) == expected
+
+
 def test_a_scheduler_that_is_not_there() -> None:
     with pytest.raises(HpcCarbonError, match="no answer"), dask_crew("tcp://127.0.0.1:1", connect_s=0.5):
         pass
@@ -146,6 +172,83 @@ def test_slurm_runs_the_workers_and_a_killed_one_costs_nothing(lab: Lab, made_he
     assert list(scratch.iterdir()) == []
 
 
+def gone(lab: Lab, within_s: float) -> bool:
+    """Whether no worker is left before the time is up."""
+    deadline = time.monotonic() + within_s
+    while worker_jobs(lab) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return not worker_jobs(lab)
+
+
+def slurm_command(lab: Lab, folder: Path, shared: Path, *options: str) -> list[str]:
+    config = config_of(folder, shared, lab.dir / "slurm.conf")
+    return command_line(config, "--executor", "slurm", "--workers", "2", "--slurm-option=--mem=500M", *options)
+
+
+@pytest.mark.lab
+def test_the_command_on_slurm_s_workers_writes_the_same_bytes_where_it_was_told_to(
+    lab: Lab, made_here: tuple[Path, Ledger], tmp_path: Path
+) -> None:
+    shared, expected = made_here
+    before = worker_records(lab)
+    argv = slurm_command(lab, tmp_path, shared, "--slurm-option=--partition=model", "--interface=lo")
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    assert f"aggregated {len(expected)} hours from" in done.stdout
+    assert gone(lab, 5)
+    assert sorted(path.name for path in (shared / "ledger" / SITE.cluster).glob(".workers-*")) == []
+    assert taken(shared) == expected
+    new = worker_records(lab) - before
+    assert {partition for _, partition in new} == {"model"}
+
+
+def worker_records(lab: Lab) -> set[tuple[str, str]]:
+    """(job id, partition) of every worker that slurmctld still knows, ended ones too."""
+    lines = lab.run(["squeue", "--noheader", "--states=all", "--format=%i|%P|%j"]).stdout.splitlines()
+    found = (line.split("|") for line in lines)
+    return {(job_id, partition) for job_id, partition, name in found if name.startswith("hpccarbon-")}
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_an_aggregator_that_is_ended_leaves_no_worker_and_the_next_run_makes_the_rest(
+    lab: Lab, made_here: tuple[Path, Ledger], tmp_path: Path, number: signal.Signals
+) -> None:
+    shared, expected = made_here
+    # A test that runs in the background of a shell has Ctrl-C ignored, and so would its children.
+    argv = ["env", "--default-signal=INT", *slurm_command(lab, tmp_path, shared)]
+    process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 60
+        while not worker_jobs(lab) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert worker_jobs(lab)
+        process.send_signal(number)
+        assert process.wait(30) == (130 if number == signal.SIGINT else -signal.SIGKILL)
+    finally:
+        process.kill()
+        _, said = process.communicate()
+    # Nobody can cancel for one that was killed: its workers end because they hear nothing of it.
+    assert gone(lab, 60 if number == signal.SIGKILL else 15)
+    assert b"Traceback" not in said
+    subprocess.run(slurm_command(lab, tmp_path, shared), check=True, capture_output=True)
+    assert list((shared / "ledger" / SITE.cluster).glob(".workers-*")) == []  # not even that of the killed one
+    assert taken(shared) == expected
+
+
+@pytest.mark.lab
+def test_workers_without_work_are_given_back_while_another_still_runs(lab: Lab, tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    counts: list[int] = []
+    with slurm_crew(batch(lab), tmp_path / "scratch") as crew:
+        long, *short = [crew.executor.submit(time.sleep, seconds) for seconds in (40, 5, 5, 5, 5)]
+        while counts[-1:] != [1] or 2 not in counts:
+            assert not long.done()
+            counts.append(len(worker_jobs(lab)))
+            time.sleep(0.5)
+        assert all(one.done() for one in short)
+    assert gone(lab, 5)
+
+
 @pytest.mark.lab
 def test_workers_are_removed_whatever_happens(lab: Lab, made_here: tuple[Path, Ledger]) -> None:
     shared, _ = made_here
@@ -172,8 +275,5 @@ with slurm_crew(Batch(settings, 1, memory="500MiB"), Path({str(shared / "scratch
     finally:
         process.kill()
         process.wait()
-    deadline = time.monotonic() + 20
-    while worker_jobs(lab) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert worker_jobs(lab) == []
+    assert gone(lab, 20)
     assert list((shared / "scratch").iterdir()) == []
