@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
+import pytest
 
 from bench import cluster
 from hpccarbon.site.aggregate import aggregate
@@ -70,3 +71,10 @@ def test_jobs_are_as_the_model_says() -> None:
         moments = np.sort(jobs.start_s[held])
         busy = [jobs.cores[held][(jobs.start_s[held] <= at) & (at < jobs.end_s[held])].sum() for at in moments]
         assert max(busy, default=0) <= cluster.CORES
+
+
+def test_users_submit_as_those_of_the_source_do() -> None:
+    users = cluster.workload(cluster.Site(nodes=400, hours=24)).user
+    counts = np.sort(np.bincount(users, minlength=cluster.USERS))[::-1].cumsum() / len(users)
+    told = {0.0212: 0.70, 0.0375: 0.80, 0.2932: 0.99}
+    assert {part: counts[round(part * cluster.USERS) - 1] for part in told} == pytest.approx(told, abs=0.05)

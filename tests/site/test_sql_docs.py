@@ -66,5 +66,31 @@ def test_polars(shared: Path) -> None:
     assert said["accounts"]["energy_kwh"].sum() == pytest.approx(kwh(shared))
     assert said["largest"]["energy_kwh"].sum() == pytest.approx(kwh(shared))
     assert said["by_hour"].height == 6
-    assert said["by_node"].height == 12
+    assert said["accounts"]["covered_percent"].is_between(0, 100, closed="right").all()
+    assert said["by_hour"]["unallocated_percent"].is_between(0, 100, closed="none").all()
+    assert said["differences"].height == 0
     assert said["unused"]["held_core_h"].min() > 0
+
+
+def test_spark(shared: Path) -> None:
+    pytest.importorskip("pyspark", reason="NO SPARK: pip install pyspark (and a Java 17)")
+    code = next(block for block in blocks("text", shared) if "pyspark" in block)
+    said: dict[str, Any] = {}
+    try:
+        exec(code, said)  # the page's own text
+        accounts, largest, by_hour, differences, unused = (
+            said[name].collect() for name in ("accounts", "largest", "by_hour", "differences", "unused")
+        )
+    finally:
+        if "spark" in said:
+            said["spark"].stop()
+    con = connect(1)
+    view, *questions = blocks("sql", shared)
+    con.execute(view)
+    of_accounts, of_jobs, of_hours, *_ = (con.execute(sql).fetchall() for sql in questions)
+    assert [row.account for row in accounts] == [row[0] for row in of_accounts]
+    assert [tuple(row[1:]) for row in accounts] == [pytest.approx(row[1:]) for row in of_accounts]
+    assert sum(row.energy_kwh for row in largest) == pytest.approx(sum(row[3] for row in of_jobs))
+    assert [tuple(row[1:]) for row in by_hour] == [pytest.approx(row[1:]) for row in of_hours]
+    assert differences == []
+    assert all(row.held_core_h > 0 for row in unused)
