@@ -424,3 +424,41 @@ def test_what_the_file_system_refuses_is_said_and_done_the_next_time(
     else:
         assert kept(site, SOON) == [("pack", "")]
     assert energy(site) == before
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pack_that_cannot_be_read_stops_no_other_day(packed: Path, lost: bool) -> None:
+    """And of its own day nothing is made of the late shards alone, be the hour in the ledger or lost."""
+    before, pack = energy(packed), packed / FOLDER / "shards.tar"
+    whole = pack.read_bytes()
+    pack.write_text("<html>busy</html>")
+    if lost:
+        index.ledger_path(packed, "alpha", maker.HOUR).unlink()
+    maker.write(packed, maker.node_hour(7), node="n9")
+    other = maker.HOUR + timedelta(days=1)
+    maker.write(packed, maker.node_hour(8, hour=other), hour=other, node="n8")
+    outcome = merged(packed)
+    ((path, why),) = outcome.failed
+    assert (outcome.hours, path) == (1, str(pack))
+    assert "the pack cannot be read" in why
+    if lost:
+        assert not index.ledger_path(packed, "alpha", maker.HOUR).exists()
+    else:
+        assert {row.key[1] for row in energy(packed) if row.key[0] == maker.HOUR} == {"n1", "n2"}
+    assert {row.key[1] for row in energy(packed) if row.key[0] == other} == {"n8"}
+    pack.write_bytes(whole)
+    assert (merged(packed).hours, merged(packed).hours) == (1, 0)
+    after = [row for row in energy(packed) if row.key[1] not in ("n8", "n9")]
+    assert after == before
+    assert {row.key[1] for row in energy(packed) if row.key[0] == maker.HOUR} == {"n1", "n2", "n9"}
+
+
+def test_a_note_that_cannot_be_read_stops_no_other_day(packed: Path) -> None:
+    (packed / FOLDER / "packed.json").write_text('{"hour=10": ')
+    maker.write(packed, maker.node_hour(7), node="n9")
+    other = maker.HOUR + timedelta(days=1)
+    maker.write(packed, maker.node_hour(8, hour=other), hour=other, node="n8")
+    outcome = merged(packed)
+    ((path, why),) = outcome.failed
+    assert (outcome.hours, path) == (1, str(packed / FOLDER / "packed.json"))
+    assert "the note of what was packed cannot be read" in why
