@@ -199,6 +199,7 @@ class Control:
             same = sum(other.uid == caller.uid for other in self._callers.values())
             if len(self._callers) >= CALLER_LIMIT or (caller.uid and same >= CALLER_LIMIT_PER_USER):
                 with contextlib.suppress(OSError):  # a question left unread would reset the connection, answer and all
+                    sock.shutdown(socket.SHUT_RD)
                     sock.recv(MESSAGE_LIMIT)
                 self._refuse(caller, "busy: too many callers")
             else:
