@@ -9,6 +9,7 @@ ten times a second: a fast power meter is a side channel (CVE-2020-8694). docs/c
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -197,6 +198,9 @@ class Control:
             caller = _Caller(sock, at_ns)
             same = sum(other.uid == caller.uid for other in self._callers.values())
             if len(self._callers) >= CALLER_LIMIT or (caller.uid and same >= CALLER_LIMIT_PER_USER):
+                with contextlib.suppress(OSError):  # a question left unread would reset the connection, answer and all
+                    sock.shutdown(socket.SHUT_RD)
+                    sock.recv(MESSAGE_LIMIT)
                 self._refuse(caller, "busy: too many callers")
             else:
                 self._callers[sock.fileno()] = caller
@@ -312,7 +316,8 @@ def ask(path: Path, job_id: int | None, timeout_s: float = 1.0) -> Answer:
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as sock:
             sock.settimeout(timeout_s)
             sock.connect(str(path))
-            sock.send(msgspec.json.encode(Question(PROTOCOL, job_id)))
+            with contextlib.suppress(BrokenPipeError):  # refused before it asked: the reason lies there to be read
+                sock.send(msgspec.json.encode(Question(PROTOCOL, job_id)))
             answer = msgspec.json.decode(sock.recv(ANSWER_LIMIT), type=Answer)
     except OSError as err:
         raise Unavailable(f"no answer from the daemon at {path}: {err.strerror or err}") from err

@@ -172,7 +172,7 @@ def aggregate(
             recorded, _ = index.known(lambda: con, shared, cluster, since, until)
         finally:
             con.close()
-        packs.bring_lost(shared / "shards" / cluster, recorded, since, until)
+        closed = packs.bring_lost(shared / "shards" / cluster, recorded, since, until)
         directories = shards.hour_dirs(shared, cluster, since, until)
         entries: dict[datetime, index.HourEntry] = {}
         changed_ns: dict[datetime, int] = {}
@@ -185,7 +185,14 @@ def aggregate(
             if not files:
                 continue
             if before is None or before.digest != shards.digest(files):
-                moved = packs.reopen(directory) if before is not None else []
+                day = os.path.dirname(directory)  # noqa: PTH120 - a str all the way
+                if day in closed:  # merged now, the hour would be made of what lies beside the pack alone
+                    continue
+                try:
+                    moved = packs.reopen(directory) if before is not None else []
+                except ShardError as fault:
+                    closed[day] = fault
+                    continue
                 late += moved
                 if not moved:
                     stale[hour] = directory
@@ -199,7 +206,7 @@ def aggregate(
         ready = days.closed(shared, cluster, pack_at) if pack_at else []
         unpacked = days.pack(shared, cluster, ready)
     set_aside = sorted([*outcome.set_aside, *((fault.path, fault.reason) for fault in late)])
-    failed = (*outcome.failed, *((fault.path, str(fault)) for fault in unpacked))
+    failed = (*outcome.failed, *((fault.path, str(fault)) for fault in (*closed.values(), *unpacked)))
     packed = len(ready) - len(unpacked)
     return msgspec.structs.replace(outcome, set_aside=tuple(set_aside), failed=failed, packed=packed)
 

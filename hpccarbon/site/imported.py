@@ -5,6 +5,7 @@ One Parquet file per imported CSV file, named by the hash of its content: import
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -73,7 +74,8 @@ def _write(path: Path, rows: list[dict[str, Any]], origin: str) -> None:
         pq.write_table(table, part, compression="zstd")
         part.rename(path)
     except OSError as err:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what cannot be written below cannot be looked for either
+            part.unlink()
         raise HpcCarbonError(f"cannot write {path}: {err.strerror or err} (paths.shared_dir must be writable)") from err
 
 

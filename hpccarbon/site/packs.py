@@ -338,23 +338,32 @@ def settled(directory: str) -> bool:
     return os.path.exists(f"{os.path.dirname(directory)}/{NOTE}")  # noqa: PTH110, PTH120 - a str all the way
 
 
-def bring_lost(root: Path, recorded: Collection[datetime], since: datetime | None, until: datetime | None) -> None:
+def bring_lost(
+    root: Path, recorded: Collection[datetime], since: datetime | None, until: datetime | None
+) -> dict[str, ShardError]:
     """Unpack the hours that the ledger lacks, so that a ledger file that was lost or damaged is made again.
 
     Args:
         root: `shards/CLUSTER`.
         recorded: the hours in the ledger that touch [since, until), as far as these are given.
+
+    Returns: the days of which not all could be brought back: directory -> why. They stop no other.
     """
+    faults: dict[str, ShardError] = {}
     whole = Counter(f"{hour:date=%Y-%m-%d}" for hour in recorded)
     for path in sorted(root.glob(f"date=????-??-??/{PACK}")):
         day = path.parent
         if whole[day.name] == 24:
             continue
-        for hour in packed(day):
-            begin = moment(day, hour)
-            within = (since is None or begin + timedelta(hours=1) > since) and (until is None or begin < until)
-            if within and begin not in recorded:
-                unpack(day, hour, day / hour)
+        try:
+            for hour in packed(day):
+                begin = moment(day, hour)
+                within = (since is None or begin + timedelta(hours=1) > since) and (until is None or begin < until)
+                if within and begin not in recorded:
+                    unpack(day, hour, day / hour)
+        except ShardError as fault:
+            faults[str(day)] = fault
+    return faults
 
 
 def reopen(directory: str) -> list[ShardError]:

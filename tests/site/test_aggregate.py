@@ -9,11 +9,15 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta
+from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +31,7 @@ from hpccarbon.errors import HpcCarbonError, ShardError
 from hpccarbon.site import index, shards
 from hpccarbon.site.aggregate import aggregate, aggregate_hour
 from hpccarbon.site.engine import connect
-from hpccarbon.site.executor import open_crew
+from hpccarbon.site.executor import Crew, open_crew
 from hpccarbon.site.ledger import Ledger, Selection
 from tests.site import maker
 
@@ -448,3 +452,91 @@ def test_nothing_is_left_lying_about(tmp_path: Path) -> None:
     run(tmp_path)
     names = sorted(path.name for path in (tmp_path / "ledger").rglob("*") if path.is_file())
     assert names == [".lock", "2026-03.json", "hour=10.parquet", "hour=11.parquet"]
+
+
+def test_what_lies_among_days_and_hours_is_no_shard(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=1, nodes=1)
+    root = tmp_path / "shards" / "alpha"
+    for name in ("date=2026-02-30/hour=10", "date=yesterday!/hour=10", "date=2026-03-01/hour=24", "lost+found"):
+        (root / name).mkdir(parents=True)
+    (root / "date=2026-03-02").touch()
+    assert list(shards.hour_dirs(tmp_path, "alpha")) == [maker.HOUR]
+    assert (run(tmp_path).hours, run(tmp_path).hours) == (1, 0)
+
+
+def test_a_shared_directory_that_cannot_be_listed_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "alpha").symlink_to("alpha")
+    with pytest.raises(ShardError, match=r"symbolic links \(is the shared directory mounted and readable\?\)"):
+        shards.hour_dirs(tmp_path, "alpha")
+    (tmp_path / "hour=10").touch()
+    with pytest.raises(ShardError, match=r"Not a directory \(is the shared directory mounted"):
+        shards.list_hour(str(tmp_path / "hour=10"))
+    assert shards.list_hour(str(tmp_path / "hour=11")) == []
+
+
+def test_a_shard_that_goes_while_its_hour_is_merged_is_named(tmp_path: Path) -> None:
+    kept, gone = (maker.write(tmp_path, maker.node_hour(n), node=f"n{n}") for n in (1, 2))
+    files = listed(tmp_path)
+    gone.unlink()
+    _written, faults = aggregate_hour(files, "alpha", maker.HOUR, tmp_path / "out.parquet")
+    assert [(fault.path, fault.reason) for fault in faults] == [(str(gone), "No such file or directory")]
+    assert {row["node"] for row in pq.read_table(tmp_path / "out.parquet").to_pylist()} == {kept.name.split(".")[0]}
+
+
+def swollen(shared: Path) -> Path:
+    """A shard of some kilobytes that needs 80 MB in the engine: 20,000 runs, each with a long user name."""
+    name = "u" * 4000
+    return maker.write(shared, [maker.job_row(maker.HOUR, n, user=name) for n in range(20_000)], node="n2")
+
+
+def test_a_shard_that_unpacks_too_far_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "MEMORY", "48MiB")
+    monkeypatch.setattr(shards, "ALONE", "32MiB")
+    maker.write(tmp_path, maker.node_hour(1), node="n1")
+    bad = swollen(tmp_path)
+    ((path, why),) = run(tmp_path).set_aside
+    assert path == str(bad) and "Out of Memory" in why
+    assert {row.key for row in Ledger(tmp_path, "alpha").energy(Selection(), ("node",))} == {("n1",)}
+
+
+def test_a_machine_without_memory_is_not_the_shards_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    maker.write(tmp_path, maker.node_hour(1), node="n1")
+    swollen(tmp_path)
+    with monkeypatch.context() as little:
+        little.setattr(shards, "MEMORY", "8MiB")
+        outcome = run(tmp_path)
+    ((_path, why),) = outcome.failed
+    assert "the hour cannot be merged: Out of Memory" in why
+    assert (outcome.set_aside, list((tmp_path / "ledger").rglob("hour=*"))) == ((), [])
+    assert (run(tmp_path).shards, run(tmp_path).set_aside) == (2, ())
+
+
+def test_no_shard_is_blamed_for_an_engine_that_was_dead_before(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=1, nodes=2)
+    with closing(duckdb.connect(str(tmp_path / "dead.db"))) as con:
+        con.execute("SET debug_checkpoint_abort = 'before_truncate'")
+        con.execute("CREATE TABLE any_table AS SELECT 1")
+        with pytest.raises(duckdb.FatalException):
+            con.execute("CHECKPOINT")
+        with pytest.raises(duckdb.FatalException):
+            list(shards._absorb(con, listed(tmp_path), 0, "alpha", maker.HOUR, []))
+        with pytest.raises(duckdb.FatalException):
+            shards._crowds(con, [file.path for file in listed(tmp_path)])
+    assert not any(shards._is_fatal(file.path) for file in listed(tmp_path))
+
+
+def test_workers_that_are_lost_cost_their_hours_until_the_next_run(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=4, nodes=1)
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+
+        def kill(done: int, of: int) -> None:
+            if done == 1:
+                for process in active_children():
+                    process.kill()
+
+        outcome = aggregate(tmp_path, "alpha", Crew(executor, 1, 1, (BrokenProcessPool,)), progress=kill)
+    assert 0 < outcome.hours < 4
+    assert outcome.hours + len(outcome.failed) == 4
+    assert all("its workers were lost (BrokenProcessPool); the next run makes it" in why for _, why in outcome.failed)
+    assert (run(tmp_path).hours, run(tmp_path).hours) == (len(outcome.failed), 0)

@@ -269,3 +269,27 @@ def test_a_job_over_midnight_month_year_and_the_change_of_clocks(tmp_path: Path,
         assert sum(row.energy_uj for part in parts for row in part) == whole.energy_uj + sum(
             row.energy_uj for row in ledger.energy(Selection(holders=("system", "unallocated")))
         )
+
+
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_a_young_shard_that_cannot_be_asked_for_a_job_is_named_not_skipped(tmp_path: Path, nodes: int) -> None:
+    paths = maker.site(tmp_path, hours=1, nodes=nodes)
+    paths[0].unlink()
+    paths[0].symlink_to("/dev/zero")
+    (tmp_path / "shards" / "alpha" / "date=2026-03-01" / "hour=10" / "n9.b.parquet").write_bytes(b"PAR1")
+    ledger = Ledger(tmp_path, "alpha")
+    found = ledger.energy(Selection(job_ids=(1003,)), ("bucket",))
+    assert len(found) == (60 if nodes == 2 else 0)
+    assert [(Path(fault.path).name, fault.reason.partition(":")[0]) for fault in ledger.faults] == [
+        (paths[0].name, "it is no plain file"),
+        ("n9.b.parquet", "not a whole Parquet file"),
+    ]
+
+
+def test_nothing_but_links_among_young_shards_is_named(tmp_path: Path) -> None:
+    (path,) = maker.site(tmp_path, hours=1, nodes=1)
+    path.unlink()
+    path.symlink_to("/dev/zero")
+    ledger = Ledger(tmp_path, "alpha")
+    assert ledger.energy(Selection(job_ids=(1000,)), ("bucket",)) == []
+    assert [(fault.path, fault.reason) for fault in ledger.faults] == [(str(path), "it is no plain file")]

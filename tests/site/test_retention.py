@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from hpccarbon.site.ledger import Ledger, Selection
 from hpccarbon.site.lock import exclusive
 from hpccarbon.site.shards import digest, list_hour
 from hpccarbon.site.verify import verify
+from tests import refused
 from tests.site import maker
 
 RULES = Retention(pack_days=14, keep_days=100)
@@ -287,3 +290,175 @@ def test_the_command(site: Path, tmp_path: Path) -> None:
     assert refused.stderr == (
         "error: 2026-03-01 kept: hour=10: it is not in the ledger yet (run `hpccarbon aggregate`)\n"
     )
+
+
+def test_a_shard_that_changes_while_its_day_is_packed_stops_the_pack(packed: Path) -> None:
+    assert retention.restore(packed, "alpha", DAY) == 4
+    day = packed / FOLDER
+    listed, before = list_hour(str(day / "hour=10")), (day / "shards.tar").read_bytes()
+    maker.write(packed, maker.node_hour(77), node="n1")
+    with pytest.raises(ShardError, match="it changed while its day was packed") as told:
+        packs.pack(day, {"hour=10": listed})
+    assert told.value.path.endswith(f"hour=10/{listed[0].name}")
+    assert (day / "shards.tar").read_bytes() == before
+    assert names(packed) == ["hour=10", "hour=11", "packed.json", "shards.tar"]
+
+
+def _cut(day: Path) -> None:
+    with (day / "shards.tar").open("r+b") as file:
+        file.truncate(1500)
+
+
+def _text(day: Path) -> None:
+    (day / "shards.tar").write_text("<html>busy</html>")
+
+
+def _folder(day: Path) -> None:
+    (day / "shards.tar").unlink()
+    (day / "shards.tar").mkdir()
+
+
+def _link(day: Path) -> None:
+    (day / "shards.tar").rename(day / "elsewhere.tar")
+    (day / "shards.tar").symlink_to("elsewhere.tar")
+
+
+def _note(day: Path) -> None:
+    (day / "packed.json").write_text('{"hour=10": ')
+
+
+@pytest.mark.parametrize("damage", [_cut, _text, _folder, _link, _note])
+def test_what_is_damaged_is_named_and_left(packed: Path, damage: Callable[[Path], None]) -> None:
+    before, day = energy(packed), packed / FOLDER
+    damage(day)
+    there = names(packed)
+    ((action, why),) = kept(packed, LATER)
+    expected = "the note of what was packed cannot be read" if damage is _note else "the pack cannot be read"
+    assert action == "keep" and expected in why
+    assert (names(packed), energy(packed)) == (there, before)
+    if damage is not _note:
+        with pytest.raises(ShardError, match=expected):
+            retention.restore(packed, "alpha", DAY)
+        with pytest.raises(ShardError, match=expected):
+            list(packs.contents(day, "hour=10", {"n1"}))
+
+
+def test_nothing_is_brought_back_through_a_link(packed: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (packed / FOLDER / "hour=10").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ShardError, match="cannot bring hour=10 back"):
+        retention.restore(packed, "alpha", DAY)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_day_without_a_pack_says_whether_it_had_one(removed: Path) -> None:
+    with pytest.raises(ShardError, match=r"there is no pack of this day \(its raw shards were removed"):
+        retention.restore(removed, "alpha", DAY)
+    with pytest.raises(ShardError, match=r"there is no pack of this day$"):
+        retention.restore(removed, "alpha", DAY + timedelta(days=1))
+
+
+def test_what_was_sealed_last_wins_over_what_an_interrupted_removal_holds(site: Path) -> None:
+    day = site / FOLDER
+    listed = list_hour(str(day / "hour=10"))
+    packs.pack(day, {"hour=10": listed})
+    maker.write(site, maker.node_hour(76), node="n1")
+    (day / "hour=10").rename(day / ".hour=10.removed")
+    (day / ".hour=10.removed" / ".n9.tmp").touch()  # what a sealing child left that was killed
+    newest = maker.write(site, maker.node_hour(77), node="n1")
+    content = newest.read_bytes()
+    assert packs.unfinished(day) == ["hour=10"]
+    assert packs.remove_hour(day, "hour=10", listed) == 1
+    assert [(path.name, path.read_bytes()) for path in (day / "hour=10").iterdir()] == [(newest.name, content)]
+    assert packs.unfinished(day) == []
+    assert packs.remove_hour(day, "hour=12", []) == 0  # another one was quicker
+
+
+def test_a_removal_that_cannot_go_on_keeps_the_day(site: Path) -> None:
+    day = site / FOLDER
+    packs.pack(day, {"hour=10": list_hour(str(day / "hour=10"))})
+    (day / ".hour=10.removed").write_text("a file where a directory should be")
+    ((action, why),) = kept(site, SOON)
+    assert action == "keep" and "cannot remove it" in why
+    assert len(list_hour(str(day / "hour=10"))) == 2
+
+
+def test_late_shards_that_cannot_be_set_aside_stay_where_they_are(removed: Path) -> None:
+    late = maker.write(removed, maker.node_hour(7), node="n9")
+    (removed / FOLDER / "late").write_text("a file where a directory should be")
+    with pytest.raises(ShardError, match="cannot set late shards aside"):
+        packs.reopen(str(late.parent))
+    assert late.exists()
+
+
+@pytest.mark.parametrize(
+    ("calls", "error", "at", "when", "said"),
+    [
+        ("fsync", "EIO", "", "1", "cannot pack the day: [Errno 5]"),
+        ("fsync", "ENOSPC", "", "3", "packed.json: cannot write it: No space left on device"),
+        ("/^rename", "EROFS", "hour=10", "1+", "hour=10: cannot remove it: [Errno 30]"),
+        ("/^unlink", "EROFS", "shards.tar", "1+", "shards.tar: cannot remove it: Read-only file system"),
+        ("flock", "ENOLCK", "", "1+", "No locks available (mount the shared directory with locks)"),
+    ],
+    ids=["pack", "note", "hour", "old pack", "lock"],
+)
+def test_what_the_file_system_refuses_is_said_and_done_the_next_time(
+    site: Path, tmp_path: Path, calls: str, error: str, at: str, when: str, said: str
+) -> None:
+    before = energy(site)
+    if at == "shards.tar":
+        assert kept(site, SOON) == [("pack", "")]
+    config = tmp_path / "hpccarbon.toml"
+    keep_days = 100 if at == "shards.tar" else 0
+    config.write_text(
+        f'cluster = "alpha"\n[paths]\nshared_dir = "{site}"\n[retention]\npack_days = 14\nkeep_days = {keep_days}\n'
+    )
+    argv = [sys.executable, "-m", "hpccarbon", "retention", "--apply", "--config", str(config)]
+    done = refused.run(argv, calls, error, site / FOLDER / at if at else None, when)
+    assert done.returncode == 1 and said in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [name for name in names(site) if name.startswith(".")] == []
+    assert (energy(site), merged(site).hours) == (before, 0)
+    if at == "shards.tar":
+        assert kept(site, LATER) == [("remove", "")]
+    else:
+        assert kept(site, SOON) == [("pack", "")]
+    assert energy(site) == before
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_pack_that_cannot_be_read_stops_no_other_day(packed: Path, lost: bool) -> None:
+    """And of its own day nothing is made of the late shards alone, be the hour in the ledger or lost."""
+    before, pack = energy(packed), packed / FOLDER / "shards.tar"
+    whole = pack.read_bytes()
+    pack.write_text("<html>busy</html>")
+    if lost:
+        index.ledger_path(packed, "alpha", maker.HOUR).unlink()
+    maker.write(packed, maker.node_hour(7), node="n9")
+    other = maker.HOUR + timedelta(days=1)
+    maker.write(packed, maker.node_hour(8, hour=other), hour=other, node="n8")
+    outcome = merged(packed)
+    ((path, why),) = outcome.failed
+    assert (outcome.hours, path) == (1, str(pack))
+    assert "the pack cannot be read" in why
+    if lost:
+        assert not index.ledger_path(packed, "alpha", maker.HOUR).exists()
+    else:
+        assert {row.key[1] for row in energy(packed) if row.key[0] == maker.HOUR} == {"n1", "n2"}
+    assert {row.key[1] for row in energy(packed) if row.key[0] == other} == {"n8"}
+    pack.write_bytes(whole)
+    assert (merged(packed).hours, merged(packed).hours) == (1, 0)
+    after = [row for row in energy(packed) if row.key[1] not in ("n8", "n9")]
+    assert after == before
+    assert {row.key[1] for row in energy(packed) if row.key[0] == maker.HOUR} == {"n1", "n2", "n9"}
+
+
+def test_a_note_that_cannot_be_read_stops_no_other_day(packed: Path) -> None:
+    (packed / FOLDER / "packed.json").write_text('{"hour=10": ')
+    maker.write(packed, maker.node_hour(7), node="n9")
+    other = maker.HOUR + timedelta(days=1)
+    maker.write(packed, maker.node_hour(8, hour=other), hour=other, node="n8")
+    outcome = merged(packed)
+    ((path, why),) = outcome.failed
+    assert (outcome.hours, path) == (1, str(packed / FOLDER / "packed.json"))
+    assert "the note of what was packed cannot be read" in why

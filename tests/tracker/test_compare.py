@@ -16,8 +16,9 @@ from hpccarbon.cli.common import SAMPLE
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report import compare as module
 from hpccarbon.report.compare import compare
+from hpccarbon.site import imported
 from hpccarbon.tracker.data import COLUMNS, EmissionsData
-from tests import hostile
+from tests import hostile, refused
 
 
 def run(name: str, grams: float, seconds: float, accuracy: float | None = None, **more: Any) -> EmissionsData:
@@ -166,3 +167,53 @@ def test_import_brings_old_runs_beside_new_ones(tmp_path: Path) -> None:
     (tmp_path / "broken.csv").write_text(CODECARBON.replace("0.007", "much"))
     broken = command("import", "broken.csv")
     assert (broken.returncode, "line 3: energy_consumed is 'much'" in broken.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (CODECARBON.encode("utf-16"), "'utf-8' codec can't decode"),
+        (b"", "no rows with the columns duration, emissions, energy_consumed, project_name, run_id, timestamp"),
+        (CODECARBON.replace("emissions,", "grams,").encode(), "no rows with the columns emissions"),
+        (CODECARBON.replace("0.007,0.006", "0.007").encode(), "line 3 has not as many fields as the header"),
+        (CODECARBON.replace("0.007", "0.007,5").encode(), "line 3 has not as many fields as the header"),
+        (CODECARBON.replace("20.0", "-20.0").encode(), "line 3: duration is -20"),
+        (CODECARBON.replace("0.004\n", "nan\n").encode(), "line 2: cpu_energy is nan"),
+        (CODECARBON.replace("a,10.0", "a" * 140_000 + ",10.0").encode(), "field larger than field limit"),
+    ],
+)
+def test_a_file_that_is_no_trackers_is_named_and_nothing_of_it_is_kept(
+    tmp_path: Path, content: bytes, said: str
+) -> None:
+    source, room = tmp_path / "old.csv", tmp_path / "imported"
+    source.write_bytes(content)
+    with pytest.raises(HpcCarbonError, match=said) as told:
+        imported.take(source, room)
+    assert str(source) in str(told.value)
+    assert not room.exists()
+
+
+def test_an_import_says_what_cannot_be_read_or_written(tmp_path: Path) -> None:
+    source, room = tmp_path / "old.csv", tmp_path / "imported"
+    with pytest.raises(HpcCarbonError, match=r"cannot read .*old\.csv: No such file or directory"):
+        imported.take(source, room)
+    source.write_text(CODECARBON)
+    room.touch()
+    with pytest.raises(HpcCarbonError, match=r"cannot write .*File exists \(paths\.shared_dir must be writable\)"):
+        imported.take(source, room)
+    room.unlink()
+    assert imported.take(source, room).known is False
+    assert len(imported.rows(room)) == 2
+    (room / "0.parquet").write_bytes(b"PAR1")
+    with pytest.raises(HpcCarbonError, match=r"cannot use .*0\.parquet"):
+        imported.rows(room)
+
+
+def test_an_import_that_fills_the_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    source, room = tmp_path / "old.csv", tmp_path / "imported"
+    source.write_text(CODECARBON)
+    (tmp_path / "site.toml").write_text(f'[paths]\nshared_dir = "{tmp_path}"\n')
+    argv = [sys.executable, "-m", "hpccarbon", "import", str(source), "--config", str(tmp_path / "site.toml")]
+    done = refused.run(argv, "/^rename", "ENOSPC")
+    assert done.returncode == 1 and "error: cannot write" in done.stderr and "No space left" in done.stderr
+    assert list(room.iterdir()) == []
