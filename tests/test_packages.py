@@ -106,27 +106,46 @@ def test_the_wheel_holds_the_completions_where_shells_look(wheel: zipfile.ZipFil
     assert b"_HPCCARBON_COMPLETE" in wheel.read(name)
 
 
-def test_the_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
-    """A site that builds from the sdist gets the same wheel as one that builds from the checkout."""
-    tracked = run("git", "-C", CHECKOUT, "ls-files", "hpccarbon", "slurm_scripts", "tests", "docs").stdout.split()
-    if not tracked:
-        pytest.skip("not a git checkout: nothing says which files there should be")
-    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", tmp_path / "hatch", "hatchling")
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("sdist")
+    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", where / "hatch", "hatchling")
     assert done.returncode == 0, done.stderr
     build = "from hatchling.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)],
+        [sys.executable, "-c", build, str(where)],
         cwd=CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "hatch")},
+        env=os.environ | {"PYTHONPATH": str(where / "hatch")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (archive,) = tmp_path.glob("hpccarbon-*.tar.gz")
-    with tarfile.open(archive) as files:
-        held = {name.partition("/")[2] for name in files.getnames()}
-    assert set(tracked) - held == set()
+    (archive,) = where.glob("hpccarbon-*.tar.gz")
+    return archive
+
+
+def test_the_sdist_is_the_checkout(sdist: Path) -> None:
+    """Who has it can test, measure and build as in a checkout; and nothing comes along that nobody committed."""
+    listing = ("git", "-C", CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    tracked = {name for name in run(*listing).stdout.split("\0") if name and (CHECKOUT / name).exists()}
+    if not tracked:
+        pytest.skip("not a git checkout: nothing says which files there should be")
+    with tarfile.open(sdist) as files:
+        held = {entry.name.partition("/")[2] for entry in files.getmembers() if entry.isfile()}
+    assert {"Makefile", "README.md", "LICENSE", "NOTICE", "bench/__main__.py", "docs/install.md"} <= held
+    assert held - tracked == {"PKG-INFO"}
+    assert tracked - held == {".ci/run"}
+
+
+def test_a_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
+    wheel: zipfile.ZipFile, sdist: Path, tmp_path: Path
+) -> None:
+    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, sdist)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("hpccarbon-*.whl"))) as again:
+        made, wanted = ({info.filename: info.CRC for info in one.infolist()} for one in (again, wheel))
+    assert made == wanted
 
 
 def test_a_node_runs_from_one_file_and_opens_few_others(build: Path, tmp_path: Path) -> None:
