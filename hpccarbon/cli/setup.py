@@ -107,7 +107,7 @@ def command(
     todo = steps(site, _scripts(), lines)
     if do_check:
         sys.exit(_check(machine, site, todo, present))
-    found = machine.apply(todo) if do_apply else [(step, machine.state(step)) for step in todo]
+    found = machine.apply(todo) if do_apply else machine.look(todo)
     _show(machine, found, do_apply, diff)
     if not do_apply:
         click.echo("\nNothing was changed. The same with --apply does it; --diff shows the files.")
@@ -197,6 +197,8 @@ def _show(machine: Machine, found: Sequence[tuple[Step, State]], done: bool, dif
         what = {User: "account", Unit: "service", File: "file"}.get(type(step), "directory")
         name = step.name if isinstance(step, (User, Unit)) else step.path
         word = words[state]
+        if isinstance(step, Unit) and state == "changed":
+            word = f"{'restarted' if done else 'to be restarted'} by its new file"
         if isinstance(step, Directory) and state == "changed":
             word = f"{'made' if done else 'to be made'} root's, mode {step.mode:04o}"
         click.echo(f"{_SIGNS[state]} {what:<9} {name}: {word} ({step.why})")

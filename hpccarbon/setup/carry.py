@@ -118,9 +118,9 @@ class Machine:
         Returns: each step with the state it was found in.
         Raises: HpcCarbonError naming the step that failed; what was done before it stays, and can be undone.
         """
-        found = []
+        found: list[tuple[Step, State]] = []
         for step in todo:
-            state = self.state(step)
+            state = self._state_after(step, found)
             found.append((step, state))
             if state in ("new", "changed"):
                 try:
@@ -131,13 +131,32 @@ class Machine:
                     ) from err
         return found
 
+    def look(self, todo: Sequence[Step]) -> list[tuple[Step, State]]:
+        """Each step with its state; nothing is done."""
+        found: list[tuple[Step, State]] = []
+        for step in todo:
+            found.append((step, self._state_after(step, found)))
+        return found
+
+    def _state_after(self, step: Step, before: Sequence[tuple[Step, State]]) -> State:
+        """As `state`; but a service that runs by a unit file that is replaced is to begin anew."""
+        state = self.state(step)
+        if isinstance(step, Unit) and state == "same" and not self.is_image:
+            path = f"{UNIT_DIR}/{step.name}"
+            if any(isinstance(one, File) and one.path == path and was in ("new", "changed") for one, was in before):
+                return "changed"
+        return state
+
     def _do(self, step: Step) -> None:
         if isinstance(step, User):
             self._note(Entry("user", step.name))
             _command(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", step.name])
         elif isinstance(step, Unit):
-            self._note(Entry("unit", step.name))
             self._systemctl("daemon-reload")
+            if self.state(step) == "same":  # enabled already: as it is, but by the new file
+                _command(["systemctl", "try-restart", step.name])
+                return
+            self._note(Entry("unit", step.name))
             self._systemctl("enable", step.name)
         elif isinstance(step, Directory):
             self._make_directory(step)

@@ -237,6 +237,26 @@ def test_a_machine_with_systemd_is_asked_for_its_units() -> None:
 
 @pytest.mark.root
 @ROOT
+def test_a_service_begins_anew_when_its_unit_was_replaced_and_only_then() -> None:
+    said = on_a_machine(
+        "mkdir -p /run/systemd/system",
+        FULL,
+        "mkdir -p /etc/systemd/system/multi-user.target.wants",
+        "ln -s ../hpccarbon.service ../hpccarbon-aggregate.service /etc/systemd/system/multi-user.target.wants/",
+        "echo '# edited' >>/etc/systemd/system/hpccarbon.service",
+        "SETUP | grep -e '^[~=] service'",
+        "rm /mnt/asked; SETUP --apply >/dev/null; echo status $?; grep -v -e ^is- -e ^show /mnt/asked",
+        "rm /mnt/asked; SETUP --apply >/dev/null; echo again; grep -v -e ^is- -e ^show /mnt/asked",
+    )
+    assert "~ service   hpccarbon.service: to be restarted by its new file" in said
+    assert "= service   hpccarbon-aggregate.service: as it should be" in said
+    _before, _status, after = said.rpartition("status 0\n")
+    assert after.split("again\n")[0] == "daemon-reload\ntry-restart hpccarbon.service\n"
+    assert "restart" not in after.split("again\n")[1]
+
+
+@pytest.mark.root
+@ROOT
 def test_what_went_wrong_on_a_machine_since_is_named() -> None:
     said = on_a_machine(
         FULL,
