@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,18 +31,24 @@ enabled = ["model"]
     return check
 
 
+@pytest.fixture
+def passable() -> Iterator[Path]:
+    """A directory that other accounts may pass: pytest's own are root's alone."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
-def test_the_shared_directory_is_asked_as_the_one_who_writes_there(tmp_path: Path) -> None:
-    shared = tmp_path / "shared"
+def test_the_shared_directory_is_asked_as_the_one_who_writes_there(passable: Path) -> None:
+    shared = passable / "shared"
     shared.mkdir(mode=0o750)
-    for parent in (tmp_path, *tmp_path.parents[:-2]):  # pytest's own are root's alone
-        parent.chmod(0o711)
-    assert shared_dir(tmp_path, "").verdict == "ok"
-    refused = shared_dir(tmp_path, "nobody")
+    assert shared_dir(passable, "").verdict == "ok"
+    refused = shared_dir(passable, "nobody")
     assert refused.verdict == "problem"
     assert refused.found == f"{shared} cannot be written by nobody"
     assert refused.advice.startswith(f"chown nobody: {shared}")
     os.chown(shared, 65534, 65534)
-    assert shared_dir(tmp_path, "nobody").verdict == "ok"
-    assert "there is no such account" in shared_dir(tmp_path, "hpcnobody").found
+    assert shared_dir(passable, "nobody").verdict == "ok"
+    assert "there is no such account" in shared_dir(passable, "hpcnobody").found
