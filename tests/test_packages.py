@@ -182,6 +182,18 @@ def test_what_is_not_in_the_node_build_is_named(build: Path, tmp_path: Path) -> 
     assert "is not in this build for nodes" in done.stderr
 
 
+def test_a_node_sets_itself_up_from_one_file_and_checks_it(build: Path, tmp_path: Path) -> None:
+    environment = {"HPCCARBON_UNPACK_DIR": str(tmp_path / "unpacked"), "SLURM_CONF": "/nonexistent/slurm.conf"}
+    image = ("--prefix", str(tmp_path / "image"))
+    (tmp_path / "image").mkdir()
+    asked = ("--role", "node", "--cluster", "alpha", "--shared-dir", "/shared", "--no-systemd", "--apply")
+    for arguments in (asked, ("--check",)):
+        done = run(build, "setup", *image, *arguments, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "ok configuration: loads; cluster alpha" in done.stdout
+        assert "things checked: 0 wrong" in done.stdout
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a directory of another user")
 def test_machine_code_is_not_loaded_from_another_users_directory(build: Path, tmp_path: Path) -> None:
     planted = tmp_path / "unpacked"
