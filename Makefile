@@ -89,8 +89,8 @@ compat: setup ## the Slurm tests against Slurm 24.11 and 26.05, in Debian folder
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
 	$(BIN)/python -m tests.compat
 
-pythons: setup ## the suite without the lab on each installed Python, 3.10 with the oldest dependencies too (minutes)
-	$(BIN)/python -m tests.pythons
+pythons: setup ## the suite without the lab on Python 3.10 to 3.13, 3.10 with the oldest dependencies too; the badge (minutes)
+	@$(BIN)/python -m tests.pythons; status=$$?; $(BIN)/python docs/generate.py; exit $$status
 
 install-check: setup ## docs/install.md to the letter, in a clean Debian folder below build/compat (root)
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null

@@ -364,18 +364,33 @@ def _project(key: str) -> str:
     return str(msgspec.toml.decode((HERE.parent / "pyproject.toml").read_bytes())["project"][key])
 
 
+def python_words(noted: dict[str, dict[str, Any]]) -> str:
+    """What `make pythons` saw pass, and when; what the project asks for, where it saw nothing.
+
+    Args:
+        noted: docs/badges/pythons.json, which that program alone writes.
+    """
+    seen = {version: one["on"] for version, one in noted.items() if re.fullmatch(r"3\.\d+", version) and one["passed"]}
+    if not seen:
+        return f"{_project('requires-python').removeprefix('>=')} or newer"
+    versions = sorted(seen, key=lambda version: int(version[2:]))
+    minors = [int(version[2:]) for version in versions]
+    whole = len(minors) > 2 and minors == list(range(minors[0], minors[-1] + 1))
+    said = f"{versions[0]} to {versions[-1]}" if whole else ", ".join(versions)
+    return f"{said}, tried {min(seen.values())}"
+
+
 def _python() -> str:
-    """The Pythons that `make pythons` runs the suite on."""
-    text = (HERE.parent / "tests" / "pythons.py").read_text(encoding="utf-8")
-    versions = re.findall(r'"(3\.\d+)"', text.partition("VERSIONS = ")[2].partition("\n")[0])
-    assert _project("requires-python") == f">={versions[0]}"
-    return f"{versions[0]} to {versions[-1]}"
+    path = HERE / "badges" / "pythons.json"
+    return python_words(json.loads(path.read_text(encoding="utf-8")) if path.exists() else {})
 
 
 def _slurm() -> str:
-    """The Slurm releases that the suite and `make compat` run against."""
-    text = (HERE.parent / "tests" / "compat.py").read_text(encoding="utf-8")
-    return ", ".join(["22.05", *re.findall(r"Slurm (\d\d\.\d\d), Python", text)])
+    """The releases of docs/install.md, "What was tried": of those that the lab's own and `make compat` can run."""
+    page = (HERE / "install.md").read_text(encoding="utf-8").partition("## What was tried")[2]
+    code = (HERE.parent / "tests" / "compat.py").read_text(encoding="utf-8")
+    can = {"22.05", *re.findall(r"Slurm (\d\d\.\d\d), Python", code)}
+    return ", ".join(sorted(can & set(re.findall(r"\b\d\d\.\d\d\b", page))))
 
 
 PAGES = {

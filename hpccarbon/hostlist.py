@@ -1,9 +1,8 @@
-"""Slurm's hostlist notation, `n[1-3,7],gpu[01-04]-ib`, to names and back. Text only: asks no Slurm command."""
+"""Slurm's hostlist notation, `n[1-3,7],gpu[01-04]-ib`, to names. Text only: asks no Slurm command."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 from itertools import product
 
 MAX_NAMES = 100_000
@@ -80,56 +79,6 @@ def _range(piece: str, limit: int, text: str) -> list[str]:
 
 def _shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def compress(names: Iterable[str]) -> str:
-    """Names as a hostlist: sorted, each once, numbers at the end of a name joined to ranges. `expand` undoes it."""
-    groups: dict[tuple[str, int], list[int]] = {}
-    for name in sorted(set(names)):
-        prefix = name.rstrip("0123456789")
-        digits = name[len(prefix) :]
-        # As wide as written where zeros lead; a number without leading zeros fits a range of any width.
-        width = len(digits) if digits.startswith("0") and len(digits) > 1 else 0
-        groups.setdefault((prefix, width if digits else -1), []).append(int(digits or 0))
-    padded = {(prefix, width) for prefix, width in groups if width > 0}
-    for prefix, width in sorted(padded):
-        _take_wide(groups, prefix, width)
-    return ",".join(_join(prefix, width, sorted(numbers)) for (prefix, width), numbers in sorted(groups.items()))
-
-
-def _take_wide(groups: dict[tuple[str, int], list[int]], prefix: str, width: int) -> None:
-    """Move numbers that fill a padded group's width anyway into that group: n08, n09, n10 are one range."""
-    plain = groups.get((prefix, 0))
-    if plain is None:
-        return
-    fitting = [number for number in plain if len(str(number)) == width]
-    groups[prefix, width] += fitting
-    rest = [number for number in plain if len(str(number)) != width]
-    if rest:
-        groups[prefix, 0] = rest
-    else:
-        del groups[prefix, 0]
-
-
-def _join(prefix: str, width: int, numbers: list[int]) -> str:
-    if width < 0:
-        return prefix
-    spans = [
-        f"{str(first).zfill(width)}-{str(last).zfill(width)}" if last > first else str(first).zfill(width)
-        for first, last in _spans(numbers)
-    ]
-    joined = ",".join(spans)
-    return f"{prefix}[{joined}]" if len(numbers) > 1 else f"{prefix}{joined}"
-
-
-def _spans(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    begin = last = numbers[0]
-    for number in numbers[1:]:
-        if number != last + 1:
-            yield begin, last
-            begin = number
-        last = number
-    yield begin, last
 
 
 def cpus_on_node(text: str, nodelist: str, node: str) -> int:

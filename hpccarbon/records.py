@@ -16,7 +16,6 @@ class Channel(msgspec.Struct, frozen=True):
     `range_uj` is where the counter wraps to 0 (0: it never does). `max_power_w` bounds what the hardware could draw: a
     difference above it is a gap, never a bill. `idle_uw` is the static power in µW where the meter itself knows it (0:
     it is learned). `socket` is the CPU package, where the counter has one; `device` the stable identity (GPU UUID).
-    `nested_in` names the zone that already contains this one: such channels are shown by `doctor` and never added.
     `epoch` tells the counter from an earlier one of the same name that began at 0, where the hardware says so: readings
     of two epochs are never subtracted.
     """
@@ -30,7 +29,6 @@ class Channel(msgspec.Struct, frozen=True):
     modelled: bool = False
     socket: int | None = None
     device: str | None = None
-    nested_in: str | None = None
     note: str = ""
     epoch: str = ""
 
@@ -115,4 +113,3 @@ class Run(msgspec.Struct, frozen=True):
     restart: int = 0
     sluid: str | None = None
     start_wall_ns: int | None = None
-    end_wall_ns: int | None = None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpccarbon"
@@ -203,3 +205,14 @@ def test_help_loads_click_and_a_table() -> None:
 def test_a_report_loads_neither_pandas_nor_pyarrow_nor_rich() -> None:
     loaded = _loads("import hpccarbon.cli.report, hpccarbon.site.ledger, hpccarbon.report.render.text")
     assert not HEAVY & loaded
+
+
+def test_no_name_is_excused_from_being_called_that_is_called() -> None:
+    """What vulture may overlook (pyproject.toml) is what it would name: a needless excuse hides dead code."""
+    checkout = PACKAGE.parent
+    excused = msgspec.toml.decode((checkout / "pyproject.toml").read_bytes())["tool"]["vulture"]["ignore_names"]
+    done = subprocess.run(
+        [sys.executable, "-m", "vulture", "--ignore-names", ""], cwd=checkout, capture_output=True, text=True
+    )
+    named = re.findall(r"unused \w+ '(\w+)'", done.stdout)
+    assert set(named) == set(excused), done.stdout + done.stderr

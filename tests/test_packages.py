@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -10,6 +11,7 @@ import sys
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import pyarrow.parquet as pq
@@ -104,27 +106,46 @@ def test_the_wheel_holds_the_completions_where_shells_look(wheel: zipfile.ZipFil
     assert b"_HPCCARBON_COMPLETE" in wheel.read(name)
 
 
-def test_the_sdist_holds_what_the_wheel_is_built_from(tmp_path: Path) -> None:
-    """A site that builds from the sdist gets the same wheel as one that builds from the checkout."""
-    tracked = run("git", "-C", CHECKOUT, "ls-files", "hpccarbon", "slurm_scripts", "tests", "docs").stdout.split()
-    if not tracked:
-        pytest.skip("not a git checkout: nothing says which files there should be")
-    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", tmp_path / "hatch", "hatchling")
+@pytest.fixture(scope="module")
+def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("sdist")
+    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", where / "hatch", "hatchling")
     assert done.returncode == 0, done.stderr
     build = "from hatchling.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
     done = subprocess.run(
-        [sys.executable, "-c", build, str(tmp_path)],
+        [sys.executable, "-c", build, str(where)],
         cwd=CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(tmp_path / "hatch")},
+        env=os.environ | {"PYTHONPATH": str(where / "hatch")},
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    (archive,) = tmp_path.glob("hpccarbon-*.tar.gz")
-    with tarfile.open(archive) as files:
-        held = {name.partition("/")[2] for name in files.getnames()}
-    assert set(tracked) - held == set()
+    (archive,) = where.glob("hpccarbon-*.tar.gz")
+    return archive
+
+
+def test_the_sdist_is_the_checkout(sdist: Path) -> None:
+    """Who has it can test, measure and build as in a checkout; and nothing comes along that nobody committed."""
+    listing = ("git", "-C", CHECKOUT, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    tracked = {name for name in run(*listing).stdout.split("\0") if name and (CHECKOUT / name).exists()}
+    if not tracked:
+        pytest.skip("not a git checkout: nothing says which files there should be")
+    with tarfile.open(sdist) as files:
+        held = {entry.name.partition("/")[2] for entry in files.getmembers() if entry.isfile()}
+    assert {"Makefile", "README.md", "LICENSE", "NOTICE", "bench/__main__.py", "docs/install.md"} <= held
+    assert held - tracked == {"PKG-INFO"}
+    assert tracked - held == {".ci/run"}
+
+
+def test_a_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
+    wheel: zipfile.ZipFile, sdist: Path, tmp_path: Path
+) -> None:
+    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, sdist)
+    assert done.returncode == 0, done.stderr
+    with zipfile.ZipFile(next(tmp_path.glob("hpccarbon-*.whl"))) as again:
+        made, wanted = ({info.filename: info.CRC for info in one.infolist()} for one in (again, wheel))
+    assert made == wanted
 
 
 def test_a_node_runs_from_one_file_and_opens_few_others(build: Path, tmp_path: Path) -> None:
@@ -161,6 +182,18 @@ def test_what_is_not_in_the_node_build_is_named(build: Path, tmp_path: Path) -> 
     assert "is not in this build for nodes" in done.stderr
 
 
+def test_a_node_sets_itself_up_from_one_file_and_checks_it(build: Path, tmp_path: Path) -> None:
+    environment = {"HPCCARBON_UNPACK_DIR": str(tmp_path / "unpacked"), "SLURM_CONF": "/nonexistent/slurm.conf"}
+    image = ("--prefix", str(tmp_path / "image"))
+    (tmp_path / "image").mkdir()
+    asked = ("--role", "node", "--cluster", "alpha", "--shared-dir", "/shared", "--no-systemd", "--apply")
+    for arguments in (asked, ("--check",)):
+        done = run(build, "setup", *image, *arguments, **environment)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "ok configuration: loads; cluster alpha" in done.stdout
+        assert "things checked: 0 wrong" in done.stdout
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to make a directory of another user")
 def test_machine_code_is_not_loaded_from_another_users_directory(build: Path, tmp_path: Path) -> None:
     planted = tmp_path / "unpacked"
@@ -171,25 +204,158 @@ def test_machine_code_is_not_loaded_from_another_users_directory(build: Path, tm
     assert "belongs to another user" in done.stderr
 
 
-@pytest.mark.skipif(
-    shutil.which("dpkg-deb") is None or shutil.which("rpmbuild") is None, reason="NO dpkg-deb or rpmbuild"
-)
-def test_the_packages_hold_the_program_its_hooks_and_its_unit(build: Path, tmp_path: Path) -> None:
-    done = run(sys.executable, DEPLOY / "build_packages.py", build, tmp_path)
+class Packages(NamedTuple):
+    """Both packages, and what the .deb holds."""
+
+    deb: Path
+    rpm: Path
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def packages(build: Path, tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    if shutil.which("dpkg-deb") is None or shutil.which("rpmbuild") is None:
+        pytest.skip("NO dpkg-deb or rpmbuild")
+    where = tmp_path_factory.mktemp("packages")
+    done = run(sys.executable, DEPLOY / "build_packages.py", build, where)
     assert done.returncode == 0, done.stderr
-    (deb,) = tmp_path.glob("*.deb")
-    (rpm,) = tmp_path.glob("*.rpm")
-    root = tmp_path / "root"
-    assert run("dpkg-deb", "-x", deb, root).returncode == 0
+    (deb,) = where.glob("*.deb")
+    (rpm,) = where.glob("*.rpm")
+    assert run("dpkg-deb", "-x", deb, where / "root").returncode == 0
+    assert run("dpkg-deb", "-e", deb, where / "root" / "DEBIAN").returncode == 0
+    return Packages(deb, rpm, where / "root")
+
+
+IN_BOTH = {
+    "/usr/bin/hpccarbon",
+    "/usr/lib/systemd/system/hpccarbon.service",
+    "/usr/lib/sysusers.d/hpccarbon.conf",
+    "/usr/lib/tmpfiles.d/hpccarbon.conf",
+    "/usr/lib/hpccarbon/slurm_scripts/prolog.sh",
+    "/usr/share/bash-completion/completions/hpccarbon",
+    "/usr/share/fish/vendor_completions.d/hpccarbon.fish",
+    "/usr/share/man/man1/hpccarbon.1.gz",
+    "/usr/share/man/man1/hpccarbon-run.1.gz",
+    "/usr/share/doc/hpccarbon-node/NOTICE",
+}
+OF_DEBIAN = {"/usr/share/zsh/vendor-completions/_hpccarbon", "/usr/share/doc/hpccarbon-node/copyright"}
+OF_RED_HAT = {"/usr/share/zsh/site-functions/_hpccarbon", "/usr/share/doc/hpccarbon-node/LICENSE"}
+
+
+def test_the_packages_hold_the_program_and_what_belongs_to_it(build: Path, packages: Packages, tmp_path: Path) -> None:
+    root = packages.root
     files = {f"/{file.relative_to(root)}" for file in root.rglob("*") if file.is_file()}
-    assert set(run("rpm", "-qpl", rpm).stdout.split()) == files
-    assert {"/usr/bin/hpccarbon", "/usr/lib/systemd/system/hpccarbon.service"} < files
+    files = {name for name in files if not name.startswith("/DEBIAN/")}
+    listed = set(run("rpm", "-qpl", packages.rpm).stdout.split())
+    assert files >= IN_BOTH | OF_DEBIAN
+    assert listed == files - OF_DEBIAN | OF_RED_HAT
     assert "ExecStart=/usr/bin/hpccarbon daemon" in (root / "usr/lib/systemd/system/hpccarbon.service").read_text()
     said = run(root / "usr/bin/hpccarbon", "--version", HPCCARBON_UNPACK_DIR=str(tmp_path / "unpacked"))
-    assert said.stdout.split()[-1] in deb.name
-    needed = run("dpkg-deb", "-f", deb, "Depends").stdout.strip()
+    assert said.stdout.split()[-1] in packages.deb.name
+    needed = run("dpkg-deb", "-f", packages.deb, "Depends").stdout.strip()
     assert needed == build.open("rb").readline().decode().split()[0].rpartition("/")[2]
-    assert f"/usr/bin/{needed}" in run("rpm", "-qp", "--requires", rpm).stdout
+    assert f"/usr/bin/{needed}" in run("rpm", "-qp", "--requires", packages.rpm).stdout
+
+
+def test_the_packages_explain_what_works_on_a_node(packages: Packages, tmp_path: Path) -> None:
+    unpacked = {"HPCCARBON_UNPACK_DIR": str(tmp_path / "unpacked")}
+    pages = sorted((packages.root / "usr/share/man/man1").iterdir())
+    for page in pages:
+        assert gzip.decompress(page.read_bytes()).startswith(b".TH ")
+        command = page.name.removesuffix(".1.gz").split("-")[1:]
+        assert run(packages.root / "usr/bin/hpccarbon", *command, "--help", **unpacked).returncode == 0, page.name
+    assert len(pages) == 8
+    completion = packages.root / "usr/share/bash-completion/completions/hpccarbon"
+    assert "_HPCCARBON_COMPLETE" in completion.read_text()
+    assert run("bash", "-n", completion).returncode == 0
+
+
+STUBS = ("systemd-sysusers", "systemd-tmpfiles", "systemctl")
+
+
+def asked_by(script: Path, argument: str, scratch: Path, *, systemd: bool) -> list[str]:
+    """What a maintainer script asks of systemd's programs, which are stubs here, on a machine of its own."""
+    stubs = scratch / "stubs"
+    stubs.mkdir(exist_ok=True)
+    log = scratch / "asked"
+    log.write_text("")
+    for name in STUBS:
+        (stubs / name).write_text(f'#!/bin/sh\necho "{name} $*" >>{log}\n')
+        (stubs / name).chmod(0o755)
+    mounts = "mount -t tmpfs none /run" + (" && mkdir -p /run/systemd/system" if systemd else "")
+    command = f"{mounts} && PATH={stubs}:$PATH sh {script} {argument}"
+    done = run("unshare", "--mount", "sh", "-c", command)
+    assert done.returncode == 0, done.stderr
+    return log.read_text().splitlines()
+
+
+MAKES = ["systemd-sysusers hpccarbon.conf", "systemd-tmpfiles --create hpccarbon.conf"]
+RELOAD, RESTART = "systemctl daemon-reload", "systemctl try-restart hpccarbon.service"
+END = "systemctl disable --now hpccarbon.service"
+ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount")
+
+
+@pytest.mark.root
+@ROOT
+@pytest.mark.parametrize(
+    ("script", "argument", "systemd", "asked"),
+    [
+        ("postinst", "configure", True, [*MAKES, RELOAD, RESTART]),
+        ("postinst", "configure", False, MAKES),
+        ("prerm", "upgrade", True, []),
+        ("prerm", "remove", True, [END]),
+        ("prerm", "remove", False, []),
+        ("postrm", "remove", True, [RELOAD]),
+    ],
+)
+def test_the_deb_asks_of_systemd_what_is_needed(
+    packages: Packages, tmp_path: Path, script: str, argument: str, systemd: bool, asked: list[str]
+) -> None:
+    assert asked_by(packages.root / "DEBIAN" / script, argument, tmp_path, systemd=systemd) == asked
+
+
+@pytest.mark.root
+@ROOT
+@pytest.mark.parametrize(
+    ("script", "argument", "asked"),
+    [
+        ("postinstall", "1", [*MAKES, RELOAD, RESTART]),
+        ("preuninstall", "1", []),
+        ("preuninstall", "0", [END]),
+        ("postuninstall", "0", [RELOAD]),
+    ],
+)
+def test_the_rpm_asks_of_systemd_what_is_needed(
+    packages: Packages, tmp_path: Path, script: str, argument: str, asked: list[str]
+) -> None:
+    said = run("rpm", "-qp", "--scripts", packages.rpm).stdout
+    parts = re.split(r"^(\w+) scriptlet \(using /bin/sh\):\n", said, flags=re.MULTILINE)
+    body = tmp_path / "scriptlet"
+    body.write_text(dict(zip(parts[1::2], parts[2::2], strict=True))[script])
+    assert asked_by(body, argument, tmp_path, systemd=True) == asked
+
+
+@pytest.mark.root
+@ROOT
+def test_the_deb_installs_into_a_root_of_its_own_and_leaves_it(packages: Packages, tmp_path: Path) -> None:
+    """With dpkg itself, and systemd's own programs for the account and the directories."""
+    if shutil.which("systemd-sysusers") is None or shutil.which("systemd-tmpfiles") is None:
+        pytest.skip("NO systemd-sysusers or systemd-tmpfiles")
+    root = tmp_path / "root"
+    for name in ("var/lib/dpkg/info", "var/lib/dpkg/updates", "etc"):
+        (root / name).mkdir(parents=True)
+    for name in ("status", "available"):
+        (root / "var/lib/dpkg" / name).touch()
+    dpkg = ("dpkg", f"--root={root}", "--log=/dev/null", "--force-depends", "--force-script-chrootless")
+    done = run(*dpkg, "-i", packages.deb)
+    assert done.returncode == 0, done.stderr
+    assert "failed" not in done.stderr
+    assert "\nhpccarbon:" in "\n" + (root / "etc/passwd").read_text()
+    modes = {name: (root / name).stat().st_mode & 0o777 for name in ("run/hpccarbon", "var/lib/hpccarbon")}
+    assert modes == {"run/hpccarbon": 0o711, "var/lib/hpccarbon": 0o700}
+    assert run(*dpkg, "-i", packages.deb).returncode == 0  # again, as an upgrade does
+    assert run(*dpkg, "-r", "hpccarbon-node").returncode == 0
+    assert not (root / "usr/bin/hpccarbon").exists()
 
 
 def test_a_build_for_another_python_says_so(build: Path, tmp_path: Path) -> None:

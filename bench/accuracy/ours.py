@@ -68,7 +68,7 @@ class VirtualGpu:
         jobs = self._world.jobs if self._world.mig else ()
         free = self._world.gpu_parts - sum(job.gpu_parts for job in jobs)
         sizes = [*(job.gpu_parts for job in jobs), *([free] if jobs and free else [])]
-        slices = tuple(Slice(f"MIG-{place}", place, 0, size) for place, size in enumerate(sizes))
+        slices = tuple(Slice(f"MIG-{place}", place, size) for place, size in enumerate(sizes))
         return [Gpu(UUID, 0, "00000000:01:00.0", "virtual", slices)]
 
     def watch_processes(self, uuids: Collection[str]) -> None:

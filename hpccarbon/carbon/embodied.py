@@ -89,14 +89,8 @@ def job_ug(held: Held, made: Hardware) -> int:
     return _part_ug(made.node, held.core_us, made.cores, made) + _part_ug(made.gpu, held.gpu_us, 1, made)
 
 
-def node_ug(made: Hardware, span_us: int) -> int:
-    """What the whole node carries over a time, in µg: nodes and GPUs each rounded half to even."""
-    node = _scaled(made.node, Fraction(span_us), made)
-    return node + _scaled(made.gpu, Fraction(span_us) * made.gpus, made)
-
-
 def share(made: Hardware, span_us: int, held: Mapping[Key, Held]) -> dict[Key | str, int]:
-    """A node's emissions over a time among who held it, and `unallocated`: adds up to `node_ug` exactly.
+    """A node's emissions over a time among who held it, and `unallocated`: adds up to the whole, exactly.
 
     Args:
         span_us: the time, the node's own: down time counts too.

@@ -51,25 +51,6 @@ def car(grams: float | None, carbon: Carbon) -> Equivalent | None:
     )
 
 
-def all_of(grams: float) -> list[Equivalent]:
-    """Every row of the table for these grams: for a page that explains, not for a report."""
-    found = []
-    for row in tables.rows_of("equivalents"):
-        middle = float(row["g_co2e_per_unit"])
-        low, high = float(row["low"] or middle), float(row["high"] or middle)
-        found.append(
-            Equivalent(
-                label=row["label"],
-                low=grams / max(low, high),
-                high=grams / min(low, high),
-                unit=row["unit"],
-                source=f"{row['source']} ({row['year']})",
-                note=row["note"],
-            )
-        )
-    return found
-
-
 def _two(value: float) -> str:
     """Two significant digits, without an exponent."""
     return f"{float(f'{value:.2g}'):,.10g}"

@@ -89,10 +89,9 @@ MEDIAN_TO_SIGMA = 1.4826
 
 
 class StandIn(NamedTuple):
-    """How wrong a stand-in for a missing hour was, in a measured year: median and 95th percentile, relative."""
+    """How wrong a stand-in for a missing hour was, in a measured year: its median, relative."""
 
     median: float
-    p95: float
 
     @property
     def sigma(self) -> float:
@@ -105,7 +104,7 @@ def standin(rung: str, zone: str) -> StandIn | None:
     """The measured error of a rung in a zone (or its country), else in the median zone; None where a rung has none."""
     found = {row["zone"]: row for row in rows_of("standin_error") if row["rung"] == rung}
     row = found.get(zone) or found.get(zone.partition("-")[0]) or found.get("*")
-    return StandIn(float(row["median_percent"]) / 100, float(row["p95_percent"]) / 100) if row else None
+    return StandIn(float(row["median_percent"]) / 100) if row else None
 
 
 def _row(fields: list[str]) -> YearRow:

@@ -19,14 +19,11 @@ from hpccarbon.carbon.footprint import Description
 Means = msgspec.Meta
 
 
-COMPONENTS = ("cpu", "dram", "gpu", "other")
-
-
 def energy_spread(parts_uj: Mapping[str, int | None], modelled_uj: int) -> float | None:
     """One sigma of an energy, relative, from the classes of its meters and the part that a model estimated.
 
     Args:
-        parts_uj: energy by component (`COMPONENTS`), None where there was no meter.
+        parts_uj: energy by component (cpu, dram, gpu, other), None where there was no meter.
 
     Returns: None where nothing was metered. Errors of one class are common to all its meters and add up; the classes
         are different instruments, so that theirs combine in quadrature (docs/method.md, "How far a figure may be off").

@@ -44,7 +44,9 @@ FOR_EVERYONE: tuple[Entry, ...] = (
     Entry("completion", "hpccarbon.cli.completion", "What a shell needs to complete commands and options."),
 )
 FOR_OPERATORS: tuple[Entry, ...] = (
-    Entry("setup", "hpccarbon.cli.setup", "Install on this machine: shown first, done with --apply, taken back."),
+    Entry(
+        "setup", "hpccarbon.cli.setup", "Install on this machine: shown first, done with --apply, checked, taken back."
+    ),
     Entry("daemon", "hpccarbon.cli.daemon", "Measure this node and divide its energy among its jobs."),
     Entry("status", "hpccarbon.cli.status", "How this node's daemon is; which nodes are silent."),
     Entry("doctor", "hpccarbon.cli.doctor", "What can be measured here, what cannot, and how to mend it."),

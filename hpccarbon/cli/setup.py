@@ -1,4 +1,4 @@
-"""`hpccarbon setup`: shows what an installation would change on this machine, does it, or takes it back."""
+"""`hpccarbon setup`: shows what an installation would change on this machine, does it, checks it, or takes it back."""
 
 from __future__ import annotations
 
@@ -15,80 +15,107 @@ if TYPE_CHECKING:
 
     from hpccarbon.config import Config
     from hpccarbon.setup.carry import Machine, State
+    from hpccarbon.setup.check import Finding
     from hpccarbon.setup.plan import Site, Step
     from hpccarbon.setup.slurmconf import Line
 
 _SIGNS = {"new": "+", "changed": "~", "same": "=", "kept": "!", "later": "?"}
+_VERDICTS = {"ok": ("ok", "green"), "note": ("--", "yellow"), "problem": ("!!", "red"), "unchecked": ("??", "yellow")}
 PLACES = ("/opt/hpccarbon/bin/hpccarbon", "/usr/bin/hpccarbon", "/usr/local/bin/hpccarbon")
 """Where the program may lie in a node image; the first is what docs/install.md makes."""
 _LATER = "not possible here: at the first boot, or by hand"
 
 
-@click.command("setup", epilog="Exit code: 0 done or shown, 1 failed, 2 wrong usage. slurm.conf itself stays yours.")
-@click.option("--role", type=click.Choice(["node", "head", "both"]), default="both", help="What this machine does.")
+@click.command(
+    "setup",
+    epilog="Exit code: 0 done or shown, 1 failed or something is wrong, 2 wrong usage. slurm.conf itself stays yours.",
+)
+@click.option(
+    "--role",
+    type=click.Choice(["node", "head", "both"]),
+    help="What this machine does [default: both; with --check, what lies here].",
+)
 @click.option("--cluster", metavar="NAME", help="ClusterName of slurm.conf [default: asked of slurmctld].")
 @click.option("--shared-dir", metavar="DIR", help="The directory all machines see [default: of the configuration].")
 @click.option("--zone", default="", help="Where the electricity comes from; see `hpccarbon intensity zones`.")
 @click.option("--pue", type=click.FloatRange(1, 10), help="Total / IT energy of the building, where it is known.")
-@click.option("--user", default="hpccarbon", show_default=True, help="The account that writes to --shared-dir.")
+@click.option("--user", help="The account that writes to --shared-dir [default: of the configuration, else hpccarbon].")
 @click.option("--no-systemd", is_flag=True, help="No services: the prolog of a job starts a missing daemon.")
 @click.option("--prefix", type=click.Path(path_type=Path), default=Path("/"), help="Root of a node image.")
 @click.option("--apply", "do_apply", is_flag=True, help="Do it. Without this nothing is changed.")
+@click.option("--check", "do_check", is_flag=True, help="Look whether what was set up holds; changes nothing.")
 @click.option("--undo", is_flag=True, help="Take back what --apply did; what was edited since stays.")
 @click.option("--diff", is_flag=True, help="Show the files' contents.")
 def command(
-    role: Literal["node", "head", "both"],
+    role: Literal["node", "head", "both"] | None,
     cluster: str | None,
     shared_dir: str | None,
     zone: str,
     pue: float | None,
-    user: str,
+    user: str | None,
     no_systemd: bool,
     prefix: Path,
     do_apply: bool,
+    do_check: bool,
     undo: bool,
     diff: bool,
 ) -> None:
     """Install on this machine: configuration, directories, hooks, services, and the lines slurm.conf lacks.
 
-    Shows what it would do; --apply does it, --undo takes it back. Run again at any time: what is done stays as it is,
-    and a configuration of yours is never overwritten.
+    Shows what it would do; --apply does it and checks it, --check checks it again, --undo takes it back. Run again at
+    any time: what is done stays as it is, and a configuration of yours is never overwritten.
     """
     from hpccarbon.setup.carry import Machine
 
-    if do_apply and undo:
-        raise click.UsageError("--apply and --undo exclude each other")
+    if do_apply + do_check + undo > 1:
+        raise click.UsageError("--apply, --check and --undo exclude each other")
     machine = Machine(prefix.resolve())
     if undo:
         _undo(machine)
         return
     from hpccarbon import config as configuration
+    from hpccarbon.errors import HpcCarbonError
     from hpccarbon.setup.plan import CONFIG_DIR, Site, steps
 
     path = machine.path(f"{CONFIG_DIR}/hpccarbon.toml")
     existing = configuration.load(path) if path.exists() else None
+    if do_check:
+        from hpccarbon.setup import check
+
+        if existing is None:
+            raise HpcCarbonError(f"{path}: nothing is set up here (hpccarbon setup --apply does it)")
+        there, units = check.what_is_here(machine)
+        role, no_systemd = role or there, no_systemd or not units
     present = _slurm_settings(existing)
     if zone:
         from hpccarbon.carbon.zones import require
 
         require(zone)
     site = Site(
-        role=role,
+        role=role or "both",
         cluster=cluster or (existing.cluster if existing else "") or _cluster(present),
         shared_dir=_shared_dir(shared_dir, existing),
         zone=zone,
         pue=pue or 0.0,
-        user=user,
-        executable=_in_image(machine) if prefix.resolve() != Path("/") else _executable(),
+        user=user or (existing.daemon.seal_user if existing else "") or "hpccarbon",
+        executable=_program(machine, installed=do_check),
         systemd=not no_systemd,
     )
     from hpccarbon.setup.slurmconf import lacking
 
     lines = lacking(present)
     todo = steps(site, _scripts(), lines)
-    found = machine.apply(todo) if do_apply else [(step, machine.state(step)) for step in todo]
+    if do_check:
+        sys.exit(_check(machine, site, todo, present))
+    found = machine.apply(todo) if do_apply else machine.look(todo)
     _show(machine, found, do_apply, diff)
-    _say_next(site, lines, do_apply, known=bool(present))
+    if not do_apply:
+        click.echo("\nNothing was changed. The same with --apply does it; --diff shows the files.")
+        return
+    click.echo()
+    wrong = _check(machine, site, todo, present)
+    _say_next(site, lines, known=bool(present))
+    sys.exit(wrong)
 
 
 def _slurm_settings(existing: Config | None) -> dict[str, list[str]]:
@@ -121,6 +148,16 @@ def _shared_dir(given: str | None, existing: Config | None) -> str:
     return existing.paths.shared_dir
 
 
+def _program(machine: Machine, *, installed: bool) -> str:
+    """What services and hooks start, or are to start."""
+    if installed:
+        from hpccarbon.setup.check import program_of
+
+        if there := program_of(machine):
+            return there
+    return _in_image(machine) if machine.is_image else _executable()
+
+
 def _executable() -> str:
     """What the services and the prolog start: the program that is running now."""
     called = Path(sys.argv[0])
@@ -147,7 +184,7 @@ def _scripts() -> Traversable:
 
 
 def _show(machine: Machine, found: Sequence[tuple[Step, State]], done: bool, diff: bool) -> None:
-    from hpccarbon.setup.plan import File, Unit, User
+    from hpccarbon.setup.plan import Directory, File, Unit, User
 
     words = {
         "new": "made" if done else "to be made",
@@ -159,17 +196,55 @@ def _show(machine: Machine, found: Sequence[tuple[Step, State]], done: bool, dif
     for step, state in found:
         what = {User: "account", Unit: "service", File: "file"}.get(type(step), "directory")
         name = step.name if isinstance(step, (User, Unit)) else step.path
-        click.echo(f"{_SIGNS[state]} {what:<9} {name}: {words[state]} ({step.why})")
+        word = words[state]
+        if isinstance(step, Unit) and state == "changed":
+            word = f"{'restarted' if done else 'to be restarted'} by its new file"
+        if isinstance(step, Directory) and state == "changed":
+            word = f"{'made' if done else 'to be made'} root's, mode {step.mode:04o}"
+        click.echo(f"{_SIGNS[state]} {what:<9} {name}: {word} ({step.why})")
         if diff and isinstance(step, File) and state in ("new", "changed", "kept") and not done:
             click.echo("".join(f"      {line}\n" for line in machine.difference(step).splitlines()), nl=False)
 
 
-def _say_next(site: Site, lines: list[Line], done: bool, *, known: bool) -> None:
+def _check(machine: Machine, site: Site, todo: Sequence[Step], present: dict[str, list[str]]) -> int:
+    """Say of each thing how it stands. Returns: the exit status, 1 where something is wrong."""
+    from hpccarbon.setup.check import check
+
+    findings = check(machine, todo, present)
+    if site.is_node and not machine.is_image:
+        findings += _doctor()
+    for finding in findings:
+        sign, colour = _VERDICTS[finding.verdict]
+        click.echo(f"{click.style(sign, fg=colour)} {finding.what}: {finding.found}")
+        if finding.advice:
+            click.echo(f"     -> {finding.advice}")
+    verdicts = [finding.verdict for finding in findings]
+    wrong, unchecked = verdicts.count("problem"), verdicts.count("unchecked")
+    click.echo(f"\n{len(findings)} things checked: {wrong} wrong, {unchecked} not checked.")
+    return 1 if wrong else 0
+
+
+def _doctor() -> list[Finding]:
+    """What the node's doctor calls a problem; else that it calls nothing so."""
+    from hpccarbon import config as configuration
+    from hpccarbon.errors import ConfigError
+    from hpccarbon.node.doctor import diagnose
+    from hpccarbon.setup.check import CONFIG, Finding
+
+    try:
+        config = configuration.load(Path(CONFIG))
+    except ConfigError:
+        return [Finding("doctor", "unchecked", "not checked: the configuration does not load")]
+    checks = diagnose(config, configuration.node_name(None)).checks
+    problems = [check for check in checks if check.verdict == "problem"]
+    if not problems:
+        return [Finding("doctor", "ok", "finds no problem; hpccarbon doctor says what is measured")]
+    return [Finding(f"doctor, {one.subject}", "problem", one.found, one.advice) for one in problems]
+
+
+def _say_next(site: Site, lines: list[Line], *, known: bool) -> None:
     from hpccarbon.setup.plan import CONFIG_DIR
 
-    if not done:
-        click.echo("\nNothing was changed. The same with --apply does it; --diff shows the files.")
-        return
     click.echo("\nNext:")
     if lines and site.is_node:
         said = ", ".join(line.key for line in lines)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+import subprocess
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
@@ -154,8 +156,8 @@ def _daemon(config: Config, node: str) -> list[Check]:
     else:
         advice = "systemctl start hpccarbon, or HPCCARBON_START=yes in hooks.env"
         checks.append(Check("daemon", "process", "note", "not running", advice))
-    for name, path in (("state_dir", config.state_dir(node)), ("shared_dir", Path(config.paths.shared_dir))):
-        checks.append(_directory(name, path))
+    checks.append(_directory("state_dir", config.state_dir(node), ""))
+    checks.append(_directory("shared_dir", Path(config.paths.shared_dir), config.daemon.seal_user))
     return [*checks, *_assumptions(config, node)]
 
 
@@ -178,11 +180,16 @@ def _assumptions(config: Config, node: str) -> list[Check]:
     return [Check("energy", "idle power", "note", found, advice)]
 
 
-def _directory(name: str, path: Path) -> Check:
+def _directory(name: str, path: Path, user: str) -> Check:
+    """Whether who writes there can: `user`, or whom this runs as where that is empty or cannot be tried."""
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
-    if not os.access(existing, os.W_OK):
+    if user and os.geteuid() == 0:
+        if (refused := _refusal(existing, user)) is not None:
+            advice = f"chown {user}: {path}, or see what the file system's server allows"
+            return Check("daemon", name, "problem", f"{path} cannot be written by {user}{refused}", advice)
+    elif not os.access(existing, os.W_OK):
         return Check(
             "daemon", name, "problem", f"{path} cannot be written", f"check paths.{name} and whom this runs as"
         )
@@ -190,6 +197,20 @@ def _directory(name: str, path: Path) -> Check:
     verdict: Verdict = "ok" if free_gb > 0.5 else "problem"
     advice = "" if verdict == "ok" else "make room: rows wait in memory while the disk is full"
     return Check("daemon", name, verdict, f"{path}, {free_gb:.0f} GB free", advice)
+
+
+def _refusal(path: Path, user: str) -> str | None:
+    """Why an account cannot make files in a directory; None: it can. Root's word is none: it may be squashed."""
+    try:
+        account = pwd.getpwnam(user)
+    except KeyError:
+        return ": there is no such account (daemon.seal_user)"
+    groups = os.getgrouplist(user, account.pw_gid)
+    command = ["sh", "-c", 'test -w "$1" && test -x "$1"', "sh", str(path)]
+    done = subprocess.run(
+        command, user=account.pw_uid, group=account.pw_gid, extra_groups=groups, cwd="/", check=False, timeout=20
+    )
+    return "" if done.returncode else None
 
 
 def _hooks(config: Config, node: str) -> list[Check]:

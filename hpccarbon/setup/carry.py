@@ -20,14 +20,17 @@ from typing import Literal
 import msgspec
 
 from hpccarbon.errors import HpcCarbonError
-from hpccarbon.setup.plan import CONFIG_DIR, Directory, File, Step, Unit, User
+from hpccarbon.setup.plan import CONFIG_DIR, UNIT_DIR, Directory, File, Step, Unit, User
 
 State = Literal["new", "same", "changed", "kept", "later"]
-"""of a step: to be done, done already, the file differs, differs and is the site's own, not possible in an image."""
+"""of a step: to be done; done; content, owner or mode differ; they do, and are the site's own; not possible here."""
 
 
 class Entry(msgspec.Struct):
-    """One thing that was done: `digest` of what was written, `before` what stood there (None: nothing)."""
+    """One thing that was done: `digest` of what was written, `before` what stood there (None: nothing).
+
+    Of `rights` (a directory that was there and was mended) `before` is the owner, as UID:GID, and `mode` the mode.
+    """
 
     kind: str
     what: str
@@ -60,27 +63,52 @@ class Machine:
         if isinstance(step, User):
             if self.is_image:
                 return "later"
-            return "same" if _uid(step.name) is not None else "new"
+            return "same" if account_ids(step.name) is not None else "new"
         if isinstance(step, Unit):
-            if not shutil.which("systemctl"):
+            if not self.has_systemd:
                 return "later"
-            enabled = self.path(f"/etc/systemd/system/multi-user.target.wants/{step.name}")
-            return "same" if enabled.is_symlink() else "new"
+            return "same" if self.path(f"{UNIT_DIR}/multi-user.target.wants/{step.name}").is_symlink() else "new"
         path = self.path(step.path)
-        if isinstance(step, Directory):
-            return "same" if path.is_dir() else "new"
-        if not path.exists():
+        if not (path.is_dir() if isinstance(step, Directory) else path.exists()):
             return "new"
-        same = path.read_text(encoding="utf-8") == step.text and path.stat().st_mode & 0o777 == step.mode
+        same = path.stat().st_mode & 0o7777 == step.mode and path.stat().st_uid == self.owner(step, path)
+        if same and isinstance(step, File):
+            same = path.read_bytes() == step.text.encode()
         return "same" if same else "kept" if step.site else "changed"
+
+    @property
+    def has_systemd(self) -> bool:
+        """Whether units can be enabled: in an image by links alone, here only where systemd runs (sd_booted(3))."""
+        return shutil.which("systemctl") is not None and (self.is_image or Path("/run/systemd/system").is_dir())
+
+    def owner(self, step: Directory | File, path: Path) -> int | None:
+        """The uid that what a step makes should have; None: there is no such account.
+
+        Where that cannot be said (`knows_owner`) whoever has it is right.
+        """
+        if not self.knows_owner(step):
+            return path.stat().st_uid
+        name = owner_of(step)
+        if not name:
+            return 0
+        account = account_ids(name)
+        return account[0] if account else None
+
+    def knows_owner(self, step: Directory | File) -> bool:
+        """Whether owners mean anything here: an image's accounts are made later, and who makes it need not be root."""
+        return not self.is_image or (not owner_of(step) and os.geteuid() == 0)
 
     def difference(self, step: File) -> str:
         """What writing the file would change, as a unified diff."""
         path = self.path(step.path)
-        old = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        old = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
         return "\n".join(
             difflib.unified_diff(old, step.text.splitlines(), step.path, f"{step.path} (new)", "", "", 1, "")
         )
+
+    def noted(self) -> set[str]:
+        """Everything that the journal says was made here."""
+        return {entry.what for entry in self._read_journal()}
 
     # ---- doing --------------------------------------------------------------------------------------------------
 
@@ -90,9 +118,9 @@ class Machine:
         Returns: each step with the state it was found in.
         Raises: HpcCarbonError naming the step that failed; what was done before it stays, and can be undone.
         """
-        found = []
+        found: list[tuple[Step, State]] = []
         for step in todo:
-            state = self.state(step)
+            state = self._state_after(step, found)
             found.append((step, state))
             if state in ("new", "changed"):
                 try:
@@ -103,13 +131,32 @@ class Machine:
                     ) from err
         return found
 
+    def look(self, todo: Sequence[Step]) -> list[tuple[Step, State]]:
+        """Each step with its state; nothing is done."""
+        found: list[tuple[Step, State]] = []
+        for step in todo:
+            found.append((step, self._state_after(step, found)))
+        return found
+
+    def _state_after(self, step: Step, before: Sequence[tuple[Step, State]]) -> State:
+        """As `state`; but a service that runs by a unit file that is replaced is to begin anew."""
+        state = self.state(step)
+        if isinstance(step, Unit) and state == "same" and not self.is_image:
+            path = f"{UNIT_DIR}/{step.name}"
+            if any(isinstance(one, File) and one.path == path and was in ("new", "changed") for one, was in before):
+                return "changed"
+        return state
+
     def _do(self, step: Step) -> None:
         if isinstance(step, User):
             self._note(Entry("user", step.name))
             _command(["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", step.name])
         elif isinstance(step, Unit):
-            self._note(Entry("unit", step.name))
             self._systemctl("daemon-reload")
+            if self.state(step) == "same":  # enabled already: as it is, but by the new file
+                _command(["systemctl", "try-restart", step.name])
+                return
+            self._note(Entry("unit", step.name))
             self._systemctl("enable", step.name)
         elif isinstance(step, Directory):
             self._make_directory(step)
@@ -118,9 +165,18 @@ class Machine:
 
     def _make_directory(self, step: Directory) -> None:
         path = self.path(step.path)
+        if path.is_dir():
+            was = path.stat()
+            if not any((one.kind, one.what) == ("directory", step.path) for one in self._read_journal()):  # else undone
+                before = f"{was.st_uid}:{was.st_gid}"
+                self._note(Entry("rights", step.path, before=before, mode=was.st_mode & 0o7777))
+            if was.st_uid != self.owner(step, path):
+                os.chown(path, 0, 0)  # those of accounts are the site's once they are there
+            path.chmod(step.mode)
+            return
         path.mkdir(parents=True)
         path.chmod(step.mode)
-        owner = _uid(step.owner) if step.owner and not self.is_image else None
+        owner = account_ids(step.owner) if step.owner and not self.is_image else None
         if owner is not None:
             os.chown(path, *owner)
         self._note(Entry("directory", step.path))
@@ -182,6 +238,11 @@ class Machine:
                 self._systemctl("disable", entry.what)
             return True
         path = self.path(entry.what)
+        if entry.kind == "rights":
+            if path.exists():
+                os.chown(path, *map(int, (entry.before or "").split(":")))
+                path.chmod(entry.mode)
+            return True
         if entry.kind == "directory":
             try:
                 path.rmdir()
@@ -240,7 +301,13 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _uid(name: str) -> tuple[int, int] | None:
+def owner_of(step: Directory | File) -> str:
+    """The name of the account that owns what the step makes; empty: root."""
+    return step.owner if isinstance(step, Directory) else ""
+
+
+def account_ids(name: str) -> tuple[int, int] | None:
+    """(uid, gid) of an account; None, if there is none of that name."""
     try:
         entry = pwd.getpwnam(name)
     except KeyError:

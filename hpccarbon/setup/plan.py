@@ -16,12 +16,17 @@ if TYPE_CHECKING:
 CONFIG_DIR = "/etc/hpccarbon"
 UNIT_DIR = "/etc/systemd/system"
 SYSUSERS = "/etc/sysusers.d/hpccarbon.conf"
+HOOKS = ("prolog.sh", "epilog.sh")
+FRAGMENT = f"{CONFIG_DIR}/slurm.conf.lines"
+
+
+Role = Literal["node", "head", "both"]
 
 
 class Site(msgspec.Struct, frozen=True, kw_only=True):
     """What only the site knows. `role`: a node runs the daemon, the head the aggregator; a cluster of one, both."""
 
-    role: Literal["node", "head", "both"]
+    role: Role
     cluster: str
     shared_dir: str
     zone: str = ""
@@ -49,12 +54,13 @@ class User(msgspec.Struct, frozen=True, tag="user"):
 
 
 class Directory(msgspec.Struct, frozen=True, tag="directory"):
-    """A directory; `owner` is a user's name, empty for root. One that is there keeps its mode and its owner."""
+    """A directory; `owner` is a user's name, empty for root. `site`: one that is there keeps its mode and its owner."""
 
     path: str
     mode: int
     why: str
     owner: str = ""
+    site: bool = False
 
 
 class File(msgspec.Struct, frozen=True, tag="file"):
@@ -90,16 +96,16 @@ def steps(site: Site, scripts: Traversable, lines: list[Line]) -> list[Step]:
         Directory(CONFIG_DIR, 0o755, "configuration, hooks and the journal of this setup"),
         User(site.user, "writes to the shared directory: shared file systems squash root"),
         Directory(
-            site.shared_dir, 0o750, "shards, ledger, job records, intensities; one place for all nodes", site.user
+            site.shared_dir, 0o750, "shards, ledger, job records, intensities; one place for all nodes", site.user, True
         ),
         File(f"{CONFIG_DIR}/hpccarbon.toml", _config(site, scripts), 0o644, "the site's one configuration", site=True),
     ]
     if site.is_node:
-        for hook in ("prolog.sh", "epilog.sh"):
+        for hook in HOOKS:
             todo.append(File(f"{CONFIG_DIR}/{hook}", _text(scripts / hook), 0o755, "Slurm runs it as root at each job"))
         todo += [
             File(f"{CONFIG_DIR}/hooks.env", _hooks_env(site, scripts), 0o644, "settings of the hooks", site=True),
-            File(f"{CONFIG_DIR}/slurm.conf.lines", fragment(lines), 0o644, "what slurm.conf lacks: yours to take over"),
+            File(FRAGMENT, fragment(lines), 0o644, "what slurm.conf lacks: yours to take over"),
         ]
     names = [name for name, wanted in (("hpccarbon", site.is_node), ("hpccarbon-aggregate", site.is_head)) if wanted]
     if site.systemd:

@@ -4,11 +4,14 @@
     build_packages.py NODE_BUILD OUTPUT_DIRECTORY
 
 Debian's and Red Hat's own tools, because both are kept by those who read the packages. The packages bring the program,
-its hooks, unit, account and directories; what only the site knows comes from `hpccarbon setup`.
+its hooks, unit, account and directories, manual pages and completions; what only the site knows comes from
+`hpccarbon setup`. Run by a Python that can import click and msgspec, in a checkout: the pages are made by docs/man.py.
 """
 
 from __future__ import annotations
 
+import gzip
+import os
 import platform
 import re
 import shutil
@@ -18,22 +21,42 @@ import tempfile
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parent.parent
+CHECKOUT = SCRIPTS.parent
 PROGRAM = "usr/bin/hpccarbon"
 UNITS = "usr/lib/systemd/system"
 HOOKS = "usr/lib/hpccarbon/slurm_scripts"
 SUMMARY = "Energy and carbon of jobs on Slurm clusters: the part for compute nodes"
 TEXT = """A daemon measures energy (RAPL, NVML, BMC), divides it among the jobs by their
 cgroups and writes Parquet shards. Reports are made by the Python package."""
+PAGES = ("", "-completion", "-daemon", "-doctor", "-now", "-run", "-setup", "-status")
+"""Manual pages: of the program, and of the commands that work without the Python package."""
+DOCUMENTS = "usr/share/doc/hpccarbon-node"
+COMPLETIONS = {
+    "bash": "usr/share/bash-completion/completions/hpccarbon",
+    "zsh": "usr/share/zsh/site-functions/_hpccarbon",
+    "fish": "usr/share/fish/vendor_completions.d/hpccarbon.fish",
+}
+DEBIAN_ZSH = "usr/share/zsh/vendor-completions/_hpccarbon"
+"""Where Debian's zsh looks; /usr/share/zsh/site-functions is not among it."""
+# Account and directories need no systemd that runs: in a chroot or an image they are made, too. DPKG_ROOT: dpkg --root.
 AFTER_INSTALL = """\
-if [ -d /run/systemd/system ]; then
-	systemd-sysusers hpccarbon.conf || :
+for maker in systemd-sysusers "systemd-tmpfiles --create"; do
+	command -v "${maker%% *}" >/dev/null 2>&1 || continue
+	$maker ${DPKG_ROOT:+"--root=$DPKG_ROOT"} hpccarbon.conf || echo "hpccarbon-node: $maker failed" >&2
+done
+if [ -d /run/systemd/system ] && [ -z "${DPKG_ROOT:-}" ]; then
 	systemctl daemon-reload || :
 	systemctl try-restart hpccarbon.service || :
 fi
 """
 BEFORE_REMOVAL = """\
-if [ -d /run/systemd/system ]; then
+if [ -d /run/systemd/system ] && [ -z "${DPKG_ROOT:-}" ]; then
 	systemctl disable --now hpccarbon.service || :
+fi
+"""
+AFTER_REMOVAL = """\
+if [ -d /run/systemd/system ] && [ -z "${DPKG_ROOT:-}" ]; then
+	systemctl daemon-reload || :
 fi
 """
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
@@ -65,10 +88,33 @@ def fill(tree: Path, build: Path) -> None:
         place(SCRIPTS / name, tree / HOOKS / name, 0o644)
     unit = (SCRIPTS / "systemd" / "hpccarbon.service").read_text(encoding="utf-8")
     target = tree / UNITS / "hpccarbon.service"
-    target.parent.mkdir(parents=True)
-    target.write_text(unit.replace("/opt/hpccarbon/bin/hpccarbon", f"/{PROGRAM}"), encoding="utf-8")
+    write(target, unit.replace("/opt/hpccarbon/bin/hpccarbon", f"/{PROGRAM}").encode())
     for name in ("sysusers", "tmpfiles"):
         place(SCRIPTS / "systemd" / f"hpccarbon.{name}", tree / f"usr/lib/{name}.d/hpccarbon.conf", 0o644)
+    for name in ("LICENSE", "NOTICE"):
+        place(CHECKOUT / name, tree / DOCUMENTS / name, 0o644)
+    read(tree, build)
+
+
+def read(tree: Path, build: Path) -> None:
+    """Manual pages and completions: made by the code that they tell of."""
+    with tempfile.TemporaryDirectory() as scratch:
+        environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
+        command = [sys.executable, str(CHECKOUT / "docs" / "man.py"), scratch]
+        subprocess.run(command, env=environment, check=True, capture_output=True)
+        for name in PAGES:
+            page = Path(scratch, f"hpccarbon{name}.1").read_bytes()
+            write(tree / f"usr/share/man/man1/hpccarbon{name}.1.gz", gzip.compress(page, mtime=0))
+    for shell, place_of in COMPLETIONS.items():
+        done = subprocess.run([str(build), "completion", shell], check=True, capture_output=True)
+        write(tree / place_of, done.stdout)
+
+
+def write(target: Path, content: bytes) -> None:
+    """A file that everyone may read."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(content)
+    target.chmod(0o644)
 
 
 def place(source: Path, target: Path, mode: int) -> None:
@@ -82,6 +128,10 @@ def deb(tree: Path, scratch: Path, output: Path, version: str, python: str) -> P
     """The package for Debian and its kin."""
     root = scratch / "deb"
     shutil.copytree(tree, root)
+    (root / DEBIAN_ZSH).parent.mkdir(parents=True)
+    (root / COMPLETIONS["zsh"]).rename(root / DEBIAN_ZSH)
+    (root / COMPLETIONS["zsh"]).parent.rmdir()
+    (root / DOCUMENTS / "LICENSE").rename(root / DOCUMENTS / "copyright")  # as Debian's policy calls it
     control = root / "DEBIAN"
     control.mkdir()
     architecture = ARCHITECTURES.get(platform.machine(), platform.machine())
@@ -93,7 +143,9 @@ def deb(tree: Path, scratch: Path, output: Path, version: str, python: str) -> P
         f"Installed-Size: {size_kib}\nDepends: python{python}\nDescription: {SUMMARY}\n{description}",
         encoding="utf-8",
     )
-    for name, text in (("postinst", AFTER_INSTALL), ("prerm", BEFORE_REMOVAL)):
+    # prerm runs before an upgrade, too, which must not end the service for good.
+    removal = f'if [ "$1" = remove ]; then\n{BEFORE_REMOVAL}fi\n'
+    for name, text in (("postinst", AFTER_INSTALL), ("prerm", removal), ("postrm", AFTER_REMOVAL)):
         script = control / name
         script.write_text(f"#!/bin/sh\nset -e\n{text}", encoding="utf-8")
         script.chmod(0o755)
@@ -130,12 +182,14 @@ AutoReqProv: no
 cp -a {tree}/. %{{buildroot}}
 
 %post
-{AFTER_INSTALL}
+{AFTER_INSTALL.replace("%", "%%")}
 %preun
 # 0: the last one goes; an update keeps the service running.
 if [ "$1" -eq 0 ]; then
 {BEFORE_REMOVAL}fi
 
+%postun
+{AFTER_REMOVAL}
 %files
 {chr(10).join(files)}
 """,

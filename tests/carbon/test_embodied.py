@@ -16,7 +16,6 @@ from hpccarbon.carbon.embodied import (
     hardware,
     items,
     job_ug,
-    node_ug,
     sci,
     share,
 )
@@ -44,8 +43,7 @@ def test_jobs_and_unallocated_are_the_nodes_share(
     made: Hardware, span_us: int, held: dict[int, tuple[int, int]]
 ) -> None:
     shares = share(made, span_us, {f"job {key}": Held(*parts) for key, parts in held.items()})
-    total = node_ug(made, span_us)
-    assert sum(shares.values()) == total
+    assert sum(shares.values()) == share(made, span_us, {})[UNALLOCATED]
     assert all(value >= 0 for value in shares.values()) and UNALLOCATED in shares
 
 
@@ -62,15 +60,16 @@ def test_a_job_alone_knows_what_it_carries_among_others(made: Hardware, span_us:
 def test_the_order_of_magnitude_of_the_literature() -> None:
     """3,800 kg over 5 years of 8,760 h are 87 g an hour."""
     made = Hardware(Figure(3800, 3171, 4982, "boaviztapi"), None, 128, 0, 5)
-    assert node_ug(made, HOUR_US) / UG_PER_G == pytest.approx(87, abs=0.3)
-    assert node_ug(made, 5 * US_PER_YEAR) == 3800 * 10**9
-    assert job_ug(Held(64 * HOUR_US), made) == pytest.approx(node_ug(made, HOUR_US) / 2, abs=1)
+    hour_ug = share(made, HOUR_US, {})[UNALLOCATED]
+    assert hour_ug / UG_PER_G == pytest.approx(87, abs=0.3)
+    assert share(made, 5 * US_PER_YEAR, {}) == {UNALLOCATED: 3800 * 10**9}
+    assert job_ug(Held(64 * HOUR_US), made) == pytest.approx(hour_ug / 2, abs=1)
 
 
 def test_idle_hours_are_unallocated() -> None:
     made = Hardware(Figure(1000, 500, 2000, "s"), Figure(150, 60, 575, "s"), 64, 4, 5)
     shares = share(made, 2 * HOUR_US, {"a": Held(64 * HOUR_US, 4 * HOUR_US)})
-    assert shares["a"] == shares[UNALLOCATED] and sum(shares.values()) == node_ug(made, 2 * HOUR_US)
+    assert shares["a"] == shares[UNALLOCATED] and sum(shares.values()) == share(made, 2 * HOUR_US, {})[UNALLOCATED]
 
 
 def test_figures_come_from_the_site_or_from_the_table_with_their_range() -> None:

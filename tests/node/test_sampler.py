@@ -514,7 +514,7 @@ class Cards:
         return [Reading("nvml", uuid, at_ns, energy_uj) for uuid, energy_uj in self.energy_uj.items()]
 
     def devices(self) -> Sequence[Gpu]:
-        slices = tuple(Slice(f"MIG-{n}", n, 0, size) for n, size in enumerate(self.sizes, 1))
+        slices = tuple(Slice(f"MIG-{n}", n, size) for n, size in enumerate(self.sizes, 1))
         return [Gpu("GPU-a", 0, "00000000:01:00.0", "card"), Gpu("GPU-m", 1, "00000000:02:00.0", "card", slices)]
 
     def watch_processes(self, uuids: Collection[str]) -> None:

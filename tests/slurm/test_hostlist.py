@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpccarbon.hostlist import compress, cpus_on_node, expand
+from hpccarbon.hostlist import cpus_on_node, expand
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,18 @@ def test_what_would_run_away_is_refused_at_once(text: str) -> None:
         expand(text)
 
 
-def test_compress() -> None:
-    assert compress(["n3", "n1", "n2", "n7", "n1"]) == "n[1-3,7]"
-    assert compress(["n08", "n09", "n10", "n7"]) == "n7,n[08-10]"
-    assert compress(["login", "n1"]) == "login,n1"
-    assert compress([]) == ""
+spans = st.tuples(st.from_regex(r"[a-z]{1,2}(-[a-z])?", fullmatch=True), st.integers(0, 999), st.integers(0, 30))
 
 
-names = st.lists(st.from_regex(r"[a-z]{1,2}(-?[a-z]|\d{1,3})?\d{0,2}", fullmatch=True), max_size=40)
-
-
-@given(names)
-def test_compress_and_expand_are_inverse(hosts: list[str]) -> None:
-    text = compress(hosts)
-    assert sorted(expand(text)) == sorted(set(hosts))
-    assert len(expand(text)) == len(set(hosts))
+@given(st.lists(spans, min_size=1, max_size=10), st.integers(1, 5))
+def test_ranges_of_any_width_among_names_are_counted_out_in_order(
+    parts: list[tuple[str, int, int]], width: int
+) -> None:
+    text = ",".join(f"{name}[{first:0{width}}-{first + more:0{width}}],{name}" for name, first, more in parts)
+    wanted = []
+    for name, first, more in parts:
+        wanted += [f"{name}{number:0{width}}" for number in range(first, first + more + 1)] + [name]
+    assert expand(text) == wanted
 
 
 @given(st.text(alphabet="n019[]-,() x", max_size=30))

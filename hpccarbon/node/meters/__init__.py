@@ -69,7 +69,6 @@ class Slice(NamedTuple):
 
     uuid: str
     gpu_instance: int
-    compute_instance: int
     size: int
 
 

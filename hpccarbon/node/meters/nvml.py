@@ -423,7 +423,6 @@ def _slices(nvml: ModuleType, handle: Any) -> tuple[Slice, ...]:
             Slice(
                 uuid=_text(_ask(nvml, "nvmlDeviceGetUUID", instance) or ""),
                 gpu_instance=_ask(nvml, "nvmlDeviceGetGpuInstanceId", instance) or 0,
-                compute_instance=_ask(nvml, "nvmlDeviceGetComputeInstanceId", instance) or 0,
                 size=attributes.computeInstanceSliceCount if attributes is not None else 1,
             )
         )

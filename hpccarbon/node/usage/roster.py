@@ -224,7 +224,6 @@ class Roster:
             self._files.remove(file.job_id, file.restart)
         elif job.end_ns is None:
             job.end_ns = when_ns
-            job.run = msgspec.structs.replace(job.run, end_wall_ns=file.at_wall_ns)
             self._news[job.key] = job
             self.changed = True
 
