@@ -103,9 +103,9 @@ def test_blocks_on_the_sample_ledger(page: str, tmp_path: Path) -> None:
 
 
 CAPTURES = [
-    (page.relative_to(CHECKOUT), *found.groups())
+    (page.relative_to(CHECKOUT), found[1], found[2])
     for page in PAGES
-    for found in re.finditer(r"^```\n\$ (hpccarbon .*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+    for found in re.finditer(r"^```\n\$ (hpccarbon [^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
 ]
 
 
@@ -136,8 +136,8 @@ def unknown(words: list[str]) -> str:
         if word == "--":
             break
         if word.startswith("-"):
-            known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-            if word.partition("=")[0] not in {*known, "--help", "-h"}:
+            known = {name for param in command.get_params(context) for name in (*param.opts, *param.secondary_opts)}
+            if word.partition("=")[0] not in known | {"-h"}:
                 return word
         elif isinstance(command, click.Group):
             below = command.get_command(context, word)
