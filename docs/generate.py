@@ -6,6 +6,7 @@ python docs/generate.py --check  exits 1 naming those that are not what the code
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -292,6 +293,7 @@ def config_page() -> str:
     seen: list[tuple[str, type]] = [("", Config)]
     for name, struct in seen:
         rows = []
+        meanings = key_meanings(struct)
         for field in msgspec.structs.fields(struct):
             inner = _tables(field.type)
             path = f"{name}.{field.encode_name}" if name else field.encode_name
@@ -299,15 +301,31 @@ def config_page() -> str:
                 many = ".NAME" if get_origin(field.type) is dict else ""
                 known = [place for place, one in seen if one in inner]
                 seen += [] if known else [(f"{path}{many}", one) for one in inner]
-                rows += [(f"`{field.encode_name}`", f"table, as `[{place}]`", "none") for place in known]
+                rows += [
+                    (f"`{field.encode_name}`", f"table, as `[{place}]`", "none", meanings.get(field.name, ""))
+                    for place in known
+                ]
                 continue
             default = "none" if field.default is msgspec.NODEFAULT else f"`{json.dumps(field.default)}`"
-            rows.append((f"`{field.encode_name}`", _config_type(field.type), default))
+            meaning = meanings.get(field.name, "")
+            rows.append((f"`{field.encode_name}`", _config_type(field.type), default, meaning))
         parts.append(f"## {f'[{name}]' if name else 'At the top'}\n")
         parts.append(inspect.cleandoc(struct.__doc__ or "") + "\n")
         if rows:
-            parts.append(table(("key", "type", "default"), rows))
+            parts.append(table(("key", "type", "default", "meaning"), rows))
     return "\n".join(parts)
+
+
+def key_meanings(struct: type) -> dict[str, str]:
+    """What stands below each field of a struct, as Python's tools take it for the field's documentation."""
+    (defined,) = ast.parse(inspect.getsource(struct)).body
+    assert isinstance(defined, ast.ClassDef)
+    found = {}
+    for field, below in zip(defined.body, defined.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+            assert isinstance(field.target, ast.Name)
+            found[field.target.id] = " ".join(str(below.value.value).split())
+    return found
 
 
 def _tables(kind: Any) -> list[type]:

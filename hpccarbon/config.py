@@ -20,204 +20,239 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 
 
 class Paths(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where things lie. `%n` in `state_dir`, `run_dir` and `daemon.root` becomes the node's name, `%c/` at the head of
-    `shared_dir` the directory of the file that says so.
-
-    `state_dir` is node-local disk (the store), `run_dir` node-local and root's (job files, socket, pid), `shared_dir`
-    is read by everyone who reports: `shards/`, `ledger/`, `jobs/` and `intensity/` lie below it.
-    """
+    """Where things lie."""
 
     state_dir: str = "/var/lib/hpccarbon"
+    """Node-local disk for the daemon's store, never shared; `%n` becomes the node's name."""
     run_dir: str = "/run/hpccarbon"
+    """Node-local and root's: job files, socket, pid; `%n` becomes the node's name. The hooks' `hooks.env` says the
+    same."""
     shared_dir: str = "/var/lib/hpccarbon/shared"
+    """Read by everyone who reports: `shards/`, `ledger/`, `jobs/` and `intensity/` lie below it. `%c/` at its head is
+    the directory of the file that says so."""
 
 
 class Daemon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The node daemon's rhythm and rights.
-
-    `cpus` is how many CPUs Slurm hands out on a node (CPUs= in slurm.conf; 0: those the kernel runs on).
-    `seal_after_job_s` bounds the time from a job's end to its shard; `seal_user` is whom the sealing child becomes
-    before it touches the shared file system (empty: stays who it is); `keep_days` is how long sealed rows stay in
-    the store, and `store_limit_mb` (0: none) what all rows may take there: beyond it the oldest hours go, sealed ones
-    first (docs/reliability.md); `idle_power_w` is the static power of all CPU packages together (0: learned). `weights`
-    is what dynamic energy goes by: CPU time, or what a hardware counter says of each job (docs/method.md, "Weights").
-    `steps` divides each job's energy among its steps too (docs/reports.md, "Steps").
-    `textfile` is the file that node_exporter's textfile collector reads (docs/dashboards.md); empty: none is written.
-    """
+    """The node daemon's rhythm and rights."""
 
     root: str = "/"
+    """Below it lie the kernel's files: another one for tests and containers; `%n` becomes the node's name."""
     cpus: int = 0
+    """How many CPUs Slurm hands out on a node (CPUs= in slurm.conf); 0: those the kernel runs on."""
     interval_s: float = 1.0
+    """A tick: how often meters and jobs are read, 0.1 to 60 s."""
     seal_s: int = 900
+    """How often the store's rows become a shard, 10 to 3600 s."""
     seal_after_job_s: int = 10
+    """How soon after a job's end they do, 1 to 3600 s."""
     seal_user: str = ""
+    """Whom the sealing child becomes before it touches the shared file system; empty: it stays who it is."""
     keep_days: int = 7
+    """How long sealed rows stay in the store, 1 to 3660 days."""
     store_limit_mb: int = 0
+    """What all rows may take in the store: beyond it the oldest hours go, sealed ones first (docs/reliability.md); 0:
+    no limit."""
     idle_power_w: float = 0.0
+    """Static power of all CPU packages together; 0: learned while the node is idle (docs/method.md)."""
     dram_idle_power_w: float = 0.0
+    """The same of the memory; 0: learned."""
     weights: Literal["cpu_time", "cycles", "instructions", "llc_misses", "cpu_clock"] = "cpu_time"
+    """What dynamic energy goes by: CPU time, or a hardware counter of each job (docs/method.md, "Weights")."""
     steps: bool = False
+    """Whether each job's energy is divided among its steps too (docs/reports.md, "Steps")."""
     textfile: str = ""
+    """The file that node_exporter's textfile collector reads (docs/dashboards.md), absolute and ending in `.prom`; `%n`
+    becomes the node's name. Empty: none is written."""
 
 
 class Meters(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Which meters run. Order does not matter: what nests is never added twice."""
 
     enabled: tuple[str, ...] = ("rapl", "nvml", "amd", "cray", "bmc", "hwmon", "model")
+    """The meters to look for on each node (docs/meters.md)."""
 
 
 class Gpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long GPU drivers may take: `timeout_s` for the readings of a tick, `start_timeout_s` for the first look.
-
-    A driver that takes longer leaves a gap in the GPUs' energy; the CPUs' goes on.
-    """
+    """How long GPU drivers may take. One that takes longer leaves a gap in the GPUs' energy; the CPUs' goes on."""
 
     timeout_s: float = 0.1
+    """How long the readings of a tick may take, 0.01 to 10 s."""
     start_timeout_s: float = 5.0
+    """How long the first look may take, 0.1 to 60 s."""
 
 
 class Bmc(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The node's management controller, asked for the power of the whole node. Empty `kind`: not asked.
+    """The node's management controller, asked for the power of the whole node.
 
-    `redfish` needs `url` (https://BMC), `ipmi` takes the local BMC where `host` is empty; `%n` in both becomes the
-    node's name. `credentials` is a file of root's (mode 600) with the lines `user = NAME` and `password = SECRET`.
-    A certificate is checked against the system's authorities, `ca_file`, or `fingerprint` (SHA-256 of the certificate,
-    for self-signed ones); `insecure` checks nothing. `chassis` is the Redfish Id where the choice is wrong, `cipher`
-    the IPMI cipher suite (0: ipmitool's own).
+    A certificate is checked against the system's authorities, `ca_file`, or `fingerprint`.
     """
 
     kind: Literal["", "redfish", "ipmi"] = ""
+    """How it is asked; empty: not at all."""
     url: str = ""
+    """Where Redfish answers, https://BMC; `%n` becomes the node's name. `redfish` needs it."""
     host: str = ""
+    """The BMC that `ipmi` asks over the network; `%n` becomes the node's name. Empty: the node's own, locally."""
     credentials: str = "/etc/hpccarbon/bmc.credentials"
+    """A file of root's (mode 600) with the lines `user = NAME` and `password = SECRET`."""
     interval_s: float = 10.0
+    """How often it is asked, 1 to 60 s."""
     timeout_s: float = 5.0
+    """How long an answer may take, 0.5 to 30 s; the tick does not wait for it."""
     auth: Literal["session", "basic"] = "session"
+    """Redfish: one session for all questions, or name and password with each; without a session service the latter."""
     ca_file: str = ""
+    """The authority that signed the BMC's certificate; empty: the system's."""
     fingerprint: str = ""
+    """SHA-256 of the certificate, for a self-signed one."""
     insecure: bool = False
+    """Whether no certificate is checked and http:// is allowed."""
     chassis: str = ""
+    """The Redfish Id of the chassis, where the one that is chosen is wrong."""
     cipher: int = 0
+    """The IPMI cipher suite, 1 to 17; 0: ipmitool's own."""
 
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The site's own figures for nodes without a sensor: power of all CPUs together, idle and at full load (W).
-
-    0 takes them from the table of CPU families (docs/method.md, "Nodes without a sensor"). `memory_w_per_gib` models
-    the memory where the CPUs are measured and the memory is not (0: it is left out).
-    """
+    """The site's own figures for nodes without a sensor."""
 
     idle_power_w: float = 0.0
+    """All CPUs together, idle; 0: from the table of CPU families (docs/method.md, "Nodes without a sensor")."""
     full_power_w: float = 0.0
+    """The same at full load; 0: from the table."""
     memory_w_per_gib: float = 0.0
+    """Models the memory where the CPUs are measured and the memory is not, 0 to 5 W; 0: it is left out."""
 
 
 class Slurm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to ask Slurm: `conf` is exported as SLURM_CONF, `bin_dir` precedes PATH, `timeout_s` bounds every command.
-
-    `accounting` is where job records come from: `auto` takes sacct, or pyslurm where only that is there (never tried).
-    `admin_comment`: `aggregate --watch` writes a job's summary into its AdminComment (docs/reports.md).
-    """
+    """How to ask Slurm."""
 
     conf: str = ""
+    """Exported as SLURM_CONF; empty: Slurm's commands find their own."""
     bin_dir: str = ""
+    """Precedes PATH; empty: PATH as it is."""
     timeout_s: float = 20.0
+    """Bounds every command."""
     accounting: Literal["auto", "sacct", "pyslurm", "none"] = "auto"
+    """Where job records come from: `auto` takes sacct, or pyslurm where only that is there (never tried)."""
     admin_comment: bool = False
+    """Whether `aggregate --watch` writes a job's summary into its AdminComment (docs/reports.md)."""
 
 
 class Embodied(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What making the hardware emitted, kg CO2e: the site's own figures, or rows of the packaged table (`*_item`).
 
-    `node_kg` is a node without its GPUs. A range of 0 to 0 means x/÷ 1.6 for nodes, x/÷ 2.5 for GPUs. `life_years` is
-    the time it is spread over; hours that nobody used are `unallocated`. `node_cores` and `node_gpus` are what a node
-    has to divide among its jobs (cores as Slurm counts CPUs).
+    A range of 0 to 0 means x/÷ 1.6 for nodes, x/÷ 2.5 for GPUs. Hours that nobody used are `unallocated`.
     """
 
     node_kg: float = 0.0
+    """A node without its GPUs."""
     node_low_kg: float = 0.0
+    """The lower end of what a node may be."""
     node_high_kg: float = 0.0
+    """The upper end."""
     node_item: str = ""
+    """A row of the packaged table in place of the three (docs/carbon.md)."""
     gpu_kg: float = 0.0
+    """One GPU."""
     gpu_low_kg: float = 0.0
+    """The lower end of what a GPU may be."""
     gpu_high_kg: float = 0.0
+    """The upper end."""
     gpu_item: str = ""
+    """A row of the packaged table in place of the three."""
     node_cores: int = 0
+    """What a node has to divide among its jobs, as Slurm counts CPUs."""
     node_gpus: int = 0
+    """GPUs of a node; 0: none."""
     life_years: float = 5.0
+    """The time that the kilograms are spread over, 0.5 to 30 years."""
     source: str = ""
+    """Where `node_kg` and `gpu_kg` are from: no figure without it."""
 
 
 class Place(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A part of the cluster that stands elsewhere, or behind another meter: what differs from `[carbon]` there.
-
-    `nodes` (Slurm's hostlist notation) go before `partitions` (names, or patterns such as `gpu*`). Empty and 0 mean
-    "as in [carbon]".
-    """
+    """A part of the cluster that stands elsewhere, or behind another meter: what differs from `[carbon]` there."""
 
     nodes: str = ""
+    """The nodes that stand there, in Slurm's hostlist notation; they go before `partitions`."""
     partitions: tuple[str, ...] = ()
+    """The partitions that run there: names, or patterns such as `gpu*`."""
     zone: str = ""
+    """The grid zone there; empty: as in `[carbon]`."""
     pue: float = 0.0
+    """Total / IT energy of the building there; 0: as in `[carbon]`."""
     node_factor: float = 0.0
+    """Energy at the wall / energy of the meters there; 0: as in `[carbon]`."""
     embodied: Embodied | None = None
+    """The hardware there; none: as in `[carbon.embodied]`."""
 
 
 class Provider(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to ask one service. A key stands in a file or in an environment variable, never here.
-
-    `zones` are the service's own names for our zones where they differ (a region, an EIC code). `query`, `basis` and
-    `kind` say what a site's own service (`site_http`) answers with.
-    """
+    """How to ask one service. A key stands in a file or in an environment variable, never here."""
 
     base_url: str = ""
+    """Another address than the service's own; `site_http` has none of its own and needs it."""
     key_file: str = ""
+    """The file with the key, not readable by everybody."""
     key_env: str = ""
+    """The variable with the key; empty: HPCCARBON_NAME_KEY."""
     user: str = ""
+    """The account's name, where the service wants one beside the key (WattTime)."""
     zones: dict[str, str] = {}
+    """The service's own names for our zones where they differ: a region, an EIC code, a postcode."""
     query: str = ""
+    """`site_http`: what Prometheus is asked; empty: the address answers a CSV. WattTime: the signal (co2_moer)."""
     basis: Literal["", "lifecycle", "direct"] = ""
+    """What a site's own service (`site_http`) answers with; the others say it themselves."""
     kind: Literal["average", "marginal"] = "average"
+    """The same: of all generation, or of the next kWh."""
     timeout_s: float = 30.0
+    """How long an answer may take, up to 600 s."""
 
 
 class Market(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contracts behind the electricity (GHG Protocol scope 2, market-based).
-
-    `contract_share` of the energy is covered at `contract_g_per_kwh`; the rest takes the supplier's or country's
-    residual mix, which is not the grid mix and has no default.
-    """
+    """The contracts behind the electricity (GHG Protocol scope 2, market-based)."""
 
     contract_share: float = 0.0
+    """The part of the energy that contracts cover, 0 to 1."""
     contract_g_per_kwh: float = 0.0
+    """Their intensity."""
     residual_g_per_kwh: float = 0.0
+    """The supplier's or country's residual mix for the rest: it is not the grid mix and has no default."""
     source: str = ""
+    """The contract that this stands on: no share without it."""
 
 
 class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What turns energy into grams. `pue` has no default: 0 means unknown, and every report then says so.
-
-    `pue_of_year` ("2025" = 1.31) goes before it, so that an older year keeps its own, and `pue_file` before both: a CSV
-    with the columns `start` and `pue`, an hour a row, where the building is metered.
-
-    `node_factor` covers what the meters inside the node do not see (power supply losses, fans, disks): energy at the
-    wall / energy of the meters; 1.0 on nodes whose BMC is read. `yearly` is which packaged yearly value goes first:
-    what a zone produced, or what it consumed (imports traced; under the ODbL). `provider` is the service whose hourly
-    values are preferred. `fixed_g_per_kwh` (0: none) with its source replaces every series: a site's own plant.
-    """
+    """What turns energy into grams."""
 
     zone: str = ""
+    """The grid zone of the machine room (`hpccarbon intensity zones`)."""
     basis: Literal["lifecycle", "direct"] = "lifecycle"
+    """Which emissions count: over the life cycle of the plants, or from their chimneys alone. Never mixed."""
     pue: float = 0.0
+    """Total / IT energy of the building; 0: unknown, and every report then says so."""
     pue_of_year: dict[str, float] = {}
+    """A year's own ("2025" = 1.31), so that an older year keeps it; goes before `pue`."""
     pue_file: str = ""
+    """Where the building is metered: a CSV with the columns `start` and `pue`, an hour a row; goes before both."""
     node_factor: float = 1.0
+    """What the meters inside the node do not see (power supply losses, fans, disks): energy at the wall / energy of the
+    meters; 1.0 on nodes whose BMC is read."""
     comparisons: bool = True
+    """Whether reports compare grams with kilometres by car."""
     yearly: Literal["production", "consumption"] = "production"
+    """Which packaged yearly value goes first: what a zone produced, or what it consumed (imports traced; under the
+    ODbL)."""
     provider: str = ""
+    """The service whose hourly values are preferred."""
     fixed_g_per_kwh: float = 0.0
+    """Replaces every series: a site's own plant; 0: none."""
     fixed_source: str = ""
+    """Where that figure is from: none without it."""
     wue_l_per_kwh: float = 0.0
+    """Litres of water per kWh of the nodes; 0: not said."""
     places: dict[str, Place] = {}
     providers: dict[str, Provider] = {}
     embodied: Embodied = Embodied()
@@ -225,56 +260,56 @@ class Carbon(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How reports speak: `timezone` is where the reader's days and months begin (IANA name).
-
-    The ledger is by whole hours of UTC: in a zone of half hours the hour at midnight counts to the day it began in.
-    """
+    """How reports speak."""
 
     timezone: str = "UTC"
+    """Where the reader's days and months begin (IANA name). The ledger is by whole hours of UTC: in a zone of half
+    hours the hour at midnight counts to the day it began in."""
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long raw shards stay once the ledger holds them (`hpccarbon retention`).
-
-    After `pack_days` a day's shards become one file; after `keep_days` that file is removed (0: never).
-    """
+    """How long raw shards stay once the ledger holds them (`hpccarbon retention`)."""
 
     pack_days: int = 14
+    """After so many days a day's shards become one file; 0: never."""
     keep_days: int = 0
+    """After so many that file is removed, if the ledger holds it; 0: never."""
 
 
 class Budget(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What some accounts may use in a calendar period of the reader's zone: `kwh` of metered energy, or `kg_co2e`.
-
-    No `accounts`: the whole cluster, with what was idle and what the system used.
-    """
+    """What some accounts may use in a calendar period of the reader's zone: either `kwh` or `kg_co2e`."""
 
     accounts: tuple[str, ...] = ()
+    """The accounts it is for; none: the whole cluster, with what was idle and what the system used."""
     period: Literal["month", "quarter", "year"] = "year"
+    """How long it is for."""
     kwh: float = 0.0
+    """Metered energy; 0: this budget counts grams."""
     kg_co2e: float = 0.0
+    """Carbon; 0: this budget counts energy."""
 
 
 class Submit(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`hpccarbon sbatch`: `estimate` is when it says what a job will cost, `max_delay_h` how long `--green` may delay
-    one that names no `--max-delay`, `timeout_s` after how long it submits without having found anything out.
-    """
+    """When `hpccarbon sbatch` speaks, and how long it may hold a job up."""
 
     estimate: Literal["always", "terminal", "never"] = "always"
+    """When it says what a job will cost: always, on a terminal, never."""
     max_delay_h: float = 12.0
+    """How long `--green` may delay a job that names no `--max-delay`, up to 168 h."""
     timeout_s: float = 2.0
+    """After how long it submits without having found anything out, 0.1 to 60 s."""
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that was decided about this site, checked once at load.
-
-    `privacy` is who reads what: `group`, whoever may open the files; `own`, `aggregate` closes the rooms of the shared
-    directory to all but their owner and `admin_group` (empty: the group they have), and writes each user an extract.
-    """
+    """Everything that was decided about this site, checked once at load."""
 
     cluster: str = "cluster"
+    """ClusterName of slurm.conf; it names the directories of shards, ledger and job records."""
     privacy: Literal["group", "own"] = "group"
+    """Who reads what: `group`, whoever may open the files; `own`, `aggregate` closes the rooms of the shared directory
+    to all but their owner and `admin_group`, and writes each user an extract (docs/security.md)."""
     admin_group: str = ""
+    """Who reads everything where privacy is `own`; empty: the group that the rooms have."""
     paths: Paths = Paths()
     daemon: Daemon = Daemon()
     meters: Meters = Meters()

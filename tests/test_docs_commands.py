@@ -2,13 +2,15 @@
 
 The line above a block of `sh` says it: `<!-- runs: sample -->`, on a copy of the package's sample ledger;
 `<!-- runs: lab -->`, in the private Slurm cluster; or `<!-- runs: NOT HERE, REASON -->`. Later blocks of a page find
-what earlier ones left.
+what earlier ones left. A block without a language that begins with `$ hpccarbon` is a capture: the command runs and
+must print what stands there. Commands in running text must be ones that exist, with options that exist.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -16,8 +18,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import click
 import pytest
 
+from hpccarbon.cli import group
 from hpccarbon.cli.common import SAMPLE
 from tests.lab.cluster import Lab
 
@@ -96,6 +100,61 @@ def test_blocks_on_the_sample_ledger(page: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Traceback" not in done.stderr
+
+
+CAPTURES = [
+    (page.relative_to(CHECKOUT), found[1], found[2])
+    for page in PAGES
+    for found in re.finditer(r"^```\n\$ (hpccarbon [^\n]*)\n(.*?)^```$", page.read_text(encoding="utf-8"), re.M | re.S)
+]
+
+
+@pytest.mark.parametrize(("page", "command", "printed"), CAPTURES, ids=[one[1] for one in CAPTURES])
+def test_a_capture_is_what_the_command_prints(page: Path, command: str, printed: str, tmp_path: Path) -> None:
+    environment = {**os.environ, "COLUMNS": "80", "HPCCARBON_CONFIG": ""}
+    run = [sys.executable, "-m", *shlex.split(command)]
+    done = subprocess.run(run, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout == printed, f"{page}: {command}"
+
+
+def test_the_readme_begins_with_a_capture() -> None:
+    assert str(CAPTURES[0][0]) == "README.md"
+
+
+def test_the_links_of_the_readme_lead_somewhere() -> None:
+    text = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    targets = set(re.findall(r"\]\((?!https?:)([^)#]+)", text))  # the pages' own links are the site's test
+    assert len(targets) > 20
+    assert [target for target in sorted(targets) if not (CHECKOUT / target).exists()] == []
+
+
+def unknown(words: list[str]) -> str:
+    """What of a command line does not exist, or nothing."""
+    command: click.Command = group
+    context = click.Context(group)
+    for word in words[1:]:
+        if word == "--":
+            break
+        if word.startswith("-"):
+            known = {name for param in command.get_params(context) for name in (*param.opts, *param.secondary_opts)}
+            if word.partition("=")[0] not in known | {"-h"}:
+                return word
+        elif isinstance(command, click.Group):
+            below = command.get_command(context, word)
+            if below is None:
+                return word
+            command = below
+    return ""
+
+
+def test_commands_in_the_text_exist_with_their_options() -> None:
+    wrong = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for span in re.findall(r"(?<!`)`(hpccarbon [^`]+)`(?!`)", text):
+            missing = unknown(shlex.split(span.replace("...", "")))
+            wrong += [f"{page.relative_to(CHECKOUT)}: {span}: {missing}"] if missing else []
+    assert wrong == []
 
 
 @pytest.mark.lab

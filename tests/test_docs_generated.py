@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -40,3 +41,9 @@ def test_every_field_of_the_json_stands_in_the_page(generate: ModuleType) -> Non
     assert "| `co2e_g` |" in page
     assert "](#figures)" in page
     assert page.count("\n## ") >= 10
+
+
+def test_every_key_of_the_configuration_has_a_meaning(generate: ModuleType) -> None:
+    rows = [line for line in generate.config_page().splitlines() if line.startswith("| `")]
+    assert len(rows) > 90
+    assert [row for row in rows if not re.search(r"\| [A-Z`][^|]*[.] \|$", row)] == [], "a sentence below the field"
