@@ -22,7 +22,7 @@ FOLDERS = CHECKOUT / "build" / "compat"
 SUITES = {"trixie": "Slurm 24.11, Python 3.13", "forky": "Slurm 26.05, Python 3.14"}
 PACKAGES = "make git gcc libc6-dev python3-venv munge slurm-wlm slurmdbd mariadb-server"
 RUNS = ("-m lab tests", "tests/slurm")
-"""What pytest is told, one run each: everything that needs a cluster, and the reading of what Slurm's commands print."""
+"""What pytest is told, one run each: everything that needs a cluster, and how we read what Slurm prints."""
 CLIENT = "/opt/older-mariadb-client"
 """libmariadb 11.8.9 refuses every answer to slurmdbd ("allowed number of columns (=0)"): this machine's older one, of
 the same soname, goes before it."""
