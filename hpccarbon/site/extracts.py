@@ -291,9 +291,10 @@ class OwnLedger(Ledger):
         found = (_FILE.fullmatch(name) for name in names)
         return {one["month"]: str(self.home / one[0]) for one in found if one and one["kind"] == kind}
 
-    def job_files(self) -> list[str]:
+    def job_files_by_cluster(self) -> dict[str, list[str]]:
         """The user's own."""
-        return list(self._files("jobs").values())
+        files = list(self._files("jobs").values())
+        return {self.cluster or "": files} if files else {}
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
         import duckdb

@@ -223,8 +223,9 @@ class Ledger:
         """Put a question of one's own to the selected rows (site/groups.py); None where there are none.
 
         Args:
-            question: gets a connection with the view `selected` (columns as in a ledger file, times as integers) and
-                the UTC hours that were gathered. Asked again, if a ledger file turns out to be damaged.
+            question: gets a connection with the view `selected` (columns as in a ledger file, times as integers), the
+                view `everyones` (the same, whatever users, accounts and partitions were selected) and the UTC hours
+                that were gathered. Asked again, if a ledger file turns out to be damaged.
             even_empty: ask where there are no rows, too: accounting may know what no daemon saw.
         """
         return self._answer(
@@ -334,7 +335,11 @@ class Ledger:
 
     def job_files(self) -> list[str]:
         """The files of job records, in order of time; those that this user may read."""
-        return [file for cluster in self.clusters() for file in jobs.job_files(self.shared, cluster)]
+        return [file for files in self.job_files_by_cluster().values() for file in files]
+
+    def job_files_by_cluster(self) -> dict[str, list[str]]:
+        """The same, by cluster; without those that have none."""
+        return {cluster: its for cluster in self.clusters() if (its := jobs.job_files(self.shared, cluster))}
 
     def _gather(self, selection: Selection, *, by_bucket: bool = False) -> bool:
         """Find the sources of the selected rows and the view `selected` over them; False where that is empty."""
@@ -344,12 +349,12 @@ class Ledger:
         self._gathered = []
         self._planned = set()
         sources = self._sources(selection, by_bucket=by_bucket)
-        where = " AND ".join(_conditions(selection)) or "true"
-        union = " UNION ALL ".join(
-            f"SELECT {_NAMES} FROM ({source}) WHERE {where}"  # noqa: S608
-            for source in sources or [f"SELECT {_NAMES} FROM young"]  # noqa: S608
+        # A job that no hook told has rows without a user: who asks what no daemon saw must find them all the same.
+        everyones = msgspec.structs.replace(selection, users=None, accounts=None, partitions=None)
+        self._view = "; ".join(
+            f"CREATE OR REPLACE TEMP VIEW {name} AS {_union(sources or [_nothing()], chosen)}"
+            for name, chosen in (("selected", selection), ("everyones", everyones))
         )
-        self._view = f"CREATE OR REPLACE TEMP VIEW selected AS {union}"
         return bool(sources)
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
@@ -596,6 +601,11 @@ def from_files(files: Iterable[str], cluster: str) -> str:
     return _FROM_LEDGER.replace("$source", source).replace("$cluster", quoted(cluster))
 
 
+def _union(sources: Iterable[str], selection: Selection) -> str:
+    where = " AND ".join(_conditions(selection)) or "true"
+    return " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
+
+
 def _from_ledger(files: Mapping[datetime, str], cluster: str) -> str:
     return _FROM_LEDGER.replace("$source", index.source(files)).replace("$cluster", quoted(cluster))
 
@@ -647,12 +657,21 @@ def _zone(name: str) -> tzinfo:
     return ZoneInfo(name)
 
 
+_TYPES = {
+    **dict.fromkeys(("cluster", "node", "holder", "run", "meter", "user", "account", "partition"), "VARCHAR"),
+    **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
+}
+"""SQL's types of the columns that are no BIGINT."""
+
+
 def _declared() -> str:
-    types = {
-        **dict.fromkeys(("cluster", "node", "holder", "run", "meter", "user", "account", "partition"), "VARCHAR"),
-        **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
-    }
-    return ", ".join(f'"{name}" {types.get(name, "BIGINT")}' for name in _COLUMNS)
+    return ", ".join(f'"{name}" {_TYPES.get(name, "BIGINT")}' for name in _COLUMNS)
+
+
+def _nothing() -> str:
+    """A query with the columns and without a row."""
+    columns = ", ".join(f'NULL::{_TYPES.get(name, "BIGINT")} AS "{name}"' for name in _COLUMNS)
+    return f"SELECT {columns} WHERE false"
 
 
 def _conditions(selection: Selection) -> list[str]:

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from hpccarbon.site.engine import quoted
-from hpccarbon.site.jobs import job_files, read
+from hpccarbon.site.jobs import read
 from hpccarbon.site.ledger import READERS, EnergyRow, Key, Ledger, Selection, local_days, ran_within
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
     import duckdb
 
-DUE = timedelta(hours=1)
-"""How long after its end an hour may lack shards: the running hour is not sealed on all nodes."""
+DUE = timedelta(hours=2)
+"""How long after its end an hour may lack shards: the running hour is not sealed on all nodes, and a user's own extract
+may be an hour old."""
 TOLERANCE_MS = 1000
 """Slurm's stamps are whole seconds: the difference of two may be one too many."""
 _HOUR_MS = HOUR_S * 1000
@@ -63,7 +64,7 @@ def unseen(
     Args:
         groupings: words holder, cluster, job or job_id, user, account, partition, hour, day, month. Of a grouping with
             any other word (a node's lack is not known by name) nothing is said.
-        now: what ran in the last hour before it may not have come in yet and is not missed; the clock's time.
+        now: what ran in the last two hours before it may not have come in yet and is not missed; the clock's time.
 
     Returns: only groups that lack something. A job lacks Slurm's time on nodes (elapsed less a second, times nodes,
         within the selection's time) less the time its rows were present. Runs that have not ended lack nothing. Where
@@ -99,7 +100,7 @@ def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, 
     """
     import duckdb
 
-    files = {cluster: its for cluster in ledger.clusters() if (its := job_files(ledger.shared, cluster))}
+    files = ledger.job_files_by_cluster()
     if selection.nodes is not None or "job" not in selection.holders or not files:
         return False
     due = (now or datetime.now(timezone.utc)) - DUE
@@ -128,7 +129,7 @@ def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, 
 
 
 def _lacking(cluster: str | None, *, periods: bool) -> str:
-    """The query for `lacks`, over the tables `runs` and `spans` and the views `ended` and `selected`.
+    """The query for `lacks`, over the tables `runs` and `spans` and the views of `Ledger.ask` and `ended`.
 
     Args:
         cluster: the only one; None if there are several.
@@ -143,14 +144,17 @@ def _lacking(cluster: str | None, *, periods: bool) -> str:
     keys = ", ".join(["job_id", *(["cluster"] if cluster is None else []), *(["period"] if periods else [])])
     constants = ("" if cluster is None else f", {quoted(cluster)} AS cluster") + ("" if periods else ", 0 AS period")
     facts = ", ".join(f'max("{name}") AS "{name}"' for name in _FACTS)
-    either = ", ".join(f'CASE WHEN whole THEN told."{name}" ELSE seen."{name}" END AS "{name}"' for name in _FACTS)
+    either = ", ".join(
+        f'CASE WHEN whole OR seen.job_id IS NULL THEN told."{name}" ELSE seen."{name}" END AS "{name}"'
+        for name in _FACTS
+    )
     return f"""
     WITH lacking AS MATERIALIZED (
         SELECT {keys}{constants}, sum(node_ms)::BIGINT AS lack_ms, bool_and(by_slurm) AS whole FROM (
             SELECT {keys}, true AS by_slurm,
                 (greatest(0, {length} * awake - {TOLERANCE_MS}) * alloc_nodes)::BIGINT AS node_ms FROM runs {with_runs}
             UNION ALL
-            SELECT {keys}, false, -present_ms FROM selected {with_rows} WHERE holder = 'job'
+            SELECT {keys}, false, -present_ms FROM everyones {with_rows} WHERE holder = 'job'
         ) GROUP BY {keys} HAVING lack_ms > 0
     ), told AS (
         SELECT cluster, job_id, {facts} FROM ended SEMI JOIN lacking USING (cluster, job_id) GROUP BY ALL

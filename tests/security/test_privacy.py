@@ -139,6 +139,19 @@ def test_each_user_reads_the_own_jobs_and_no_other(shared: Path) -> None:
         assert f"job of {other}" not in both.stdout + both.stderr
 
 
+def test_each_user_is_told_of_the_own_jobs_that_no_daemon_saw_and_of_no_other(shared: Path) -> None:
+    path = config_of(shared)
+    with closing(connect(1)) as con:
+        jobs.merge(con, shared, "alpha", [record(ALICE, 6001), record(BOB, 6002), record(NOBODY_SPECIAL, 6003)])
+    run(path)
+    for uid, own in ((ALICE, "6001"), (BOB, "6002"), (NOBODY_SPECIAL, "6003")):
+        told = report(path, uid, "--by", "job", *SINCE)
+        rows = told["rows"]
+        assert isinstance(rows, list)
+        unseen = {row["key"][0]: row["figures"] for row in rows if row["figures"]["energy_uj"] is None}
+        assert {job: (one["covered_percent"], one["node_hours"]) for job, one in unseen.items()} == {own: (0.0, 0.0)}
+
+
 def test_advice_is_about_the_own_jobs_and_the_clusters_replay_is_refused(shared: Path) -> None:
     path = config_of(shared)
     run(path)

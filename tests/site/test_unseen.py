@@ -16,7 +16,7 @@ from hpccarbon.site.engine import connect
 from hpccarbon.site.groups import Grouping, groups
 from hpccarbon.site.jobtable import job_table
 from hpccarbon.site.ledger import Ledger, Selection
-from hpccarbon.site.unseen import NOTHING, Unseen, unseen
+from hpccarbon.site.unseen import DUE, NOTHING, Unseen, unseen
 from hpccarbon.slurm.record import JobRecord
 from tests.site import maker
 
@@ -91,9 +91,9 @@ def test_runs_of_a_requeued_job_are_added_and_suspended_time_is_not(tmp_path: Pa
 
 def test_what_has_just_ended_may_still_come_in(tmp_path: Path) -> None:
     known(tmp_path, [record(1, length=H)])
-    assert lack(tmp_path, now=T0 + H) == {}
-    assert lack(tmp_path, now=T0 + 1.5 * H) == {(): Unseen(HOUR_MS // 2 - 1000, 1)}
-    assert lack(tmp_path, now=T0 + 2 * H) == {(): Unseen(HOUR_MS - 1000, 1)}
+    assert lack(tmp_path, now=T0 + DUE) == {}
+    assert lack(tmp_path, now=T0 + DUE + H / 2) == {(): Unseen(HOUR_MS // 2 - 1000, 1)}
+    assert lack(tmp_path, now=T0 + DUE + H) == {(): Unseen(HOUR_MS - 1000, 1)}
 
 
 def test_only_the_time_that_was_asked_for_is_missed(tmp_path: Path) -> None:
@@ -122,6 +122,15 @@ def test_a_job_stands_where_its_rows_say_and_else_where_accounting_does(tmp_path
     seen(tmp_path, 1, user=None, account="chemistry")
     known(tmp_path, [record(1, length=2 * H), record(2, account=None)])
     assert set(lack(tmp_path, "user", "account")) == {(None, "chemistry"), ("ada", None)}
+
+
+def test_a_job_that_no_hook_told_was_seen_all_the_same_by_whomever_it_is_asked_for(tmp_path: Path) -> None:
+    seen(tmp_path, 1, user=None, account=None, partition=None)
+    known(tmp_path, [record(1)])
+    assert lack(tmp_path, "job", accounts=("physics",)) == {}
+    known(tmp_path, [record(1, length=2 * H)])
+    assert lack(tmp_path, "job", "account", accounts=("physics",)) == {(1, "physics"): Unseen(HOUR_MS - 1000, 0)}
+    assert lack(tmp_path, "job", "account") == {(1, None): Unseen(HOUR_MS - 1000, 0)}
 
 
 def test_jobs_of_two_clusters_with_one_number_are_two(tmp_path: Path) -> None:
