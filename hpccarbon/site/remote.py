@@ -196,11 +196,13 @@ def _would_run(settings: Slurm, script: str, folder: Path) -> None:
 
 
 def _watch(cluster: Any, client: Any, workers: int, over: threading.Event) -> None:
-    """Give up when workers die as fast as they come: then the hours that remain are told as failed."""
-    limit = 2 * workers + 8
+    """Give up when workers die before one of them comes: then the hours that remain are told as failed."""
+    limit, before = 2 * workers + 8, 0
     while not over.wait(_LOOK_S):
         started = 1 + max((name for name in cluster.worker_spec if isinstance(name, int)), default=-1)
-        if started > limit and not client.nthreads():
+        if client.nthreads():
+            before = started  # a long run starts many, for each ends by its time limit
+        elif started - before > limit:
             client.close()
             return
 

@@ -6,6 +6,7 @@ Below the command and through it: whoever waits for workers is at a shell, press
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,15 @@ def taken(shared: Path) -> Ledger:
     content = {str(path.relative_to(shared)): path.read_bytes() for path in paths}
     subprocess.run(["rm", "-r", str(shared / "ledger")], check=True)
     return content
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that fails leaves no ledger to the next."""
+    yield
+    if "made_here" in request.fixturenames:
+        shared, _ = request.getfixturevalue("made_here")
+        shutil.rmtree(shared / "ledger", ignore_errors=True)
 
 
 def merge(shared: Path, crew: Crew, progress: Callable[[int, int], None] = lambda done, of: None) -> Ledger:
