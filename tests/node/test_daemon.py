@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -256,6 +257,37 @@ def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "text", "virtual", "n1")
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP TABLE hour", "damaged: no such table: hour"),
+        ("UPDATE state SET value = '{' WHERE key = 'mark'", "damaged: Input data was truncated"),
+        ("UPDATE state SET value = replace(value, '\"7/', '\"seven/') WHERE key = 'mark'", "damaged: no run 'seven/"),
+        ("UPDATE run SET facts = '{}'", "damaged: Object missing required field"),
+        ("DELETE FROM run", r"damaged: shares of a run that is not there \(\d+\)"),
+        ("UPDATE state SET value = '99' WHERE key = 'version'", "written by schema version 99, this release reads"),
+    ],
+)
+def test_a_damaged_store_is_named_with_what_to_do(tmp_path: Path, damage: str, said: str) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(7, cores=2)
+    pending, mark = settled(node, sampler)
+    path = tmp_path / "store.sqlite"
+    store = Store(path, "virtual", "n1")
+    store.commit(pending, mark, sampler.channels, "{}")
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        assert other.execute(damage).rowcount != 0
+    with pytest.raises(StoreError, match=said) as told:
+        store = Store(path, "virtual", "n1")
+        store.resume()
+        for hour in store.hours():
+            list(store.shares(hour))
+    assert str(path) in str(told.value)
+    assert "move it away" in str(told.value) or "move the file away" in str(told.value)
+
+
 def test_one_child_seals_at_a_time(tmp_path: Path) -> None:
     first = seal.hold(tmp_path, 0)
     assert first is not None
@@ -296,6 +328,43 @@ def test_a_child_whose_daemon_is_gone_ends_without_a_word(tmp_path: Path) -> Non
     again = subprocess.run(argv, capture_output=True, text=True, timeout=60)
     assert again.returncode == 0
     assert again.stdout.count("\n") >= 1
+
+
+def sealed(config: Path) -> list[Path]:
+    return sorted((config.parent / "shared").rglob("*.parquet"))
+
+
+def test_a_shared_directory_that_cannot_be_written_costs_no_row(tmp_path: Path) -> None:
+    config = sealable(tmp_path)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "shards").touch()
+    argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config), "n1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr.startswith(f"seal: cannot write {tmp_path}/shared/shards/virtual/") and "File exists" in done.stderr
+    )
+    (tmp_path / "shared" / "shards").unlink()
+    for calls, error in (("fsync", "ENOSPC"), ("/^rename", "EROFS")):
+        done = refused.run(argv, calls, error)
+        assert (done.returncode, done.stdout) == (1, ""), "what is not safe on disk is not told as sealed"
+        assert "seal: cannot write" in done.stderr and "Traceback" not in done.stderr
+        assert [path.name for path in (tmp_path / "shared").rglob("*") if path.is_file()] == []
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(sealed(config))) == (0, 1)
+    assert done.stdout.split()[0] == BOOT
+
+
+@pytest.mark.root
+def test_a_child_that_may_not_become_its_user_writes_nothing_as_root(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    config = sealable(tmp_path)
+    config.write_text(config.read_text() + '[daemon]\nseal_user = "nobody"\n')
+    argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config), "n1"]
+    done = refused.run(argv, "setuid", "EPERM")
+    assert (done.returncode, done.stdout, sealed(config)) == (1, "", [])
+    assert done.stderr.startswith("seal: ") and "nobody" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_daemon_waits_a_moment_for_the_one_that_was_killed(tmp_path: Path) -> None:
