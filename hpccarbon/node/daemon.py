@@ -104,11 +104,16 @@ class SealChild:
         return now_ns - self._started_ns
 
     def start(self, now_ns: int) -> None:
-        """Start sealing; only when none is running."""
+        """Start sealing; only when none is running. Raises: OSError, where no child can be started."""
         reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         actions = [(os.POSIX_SPAWN_DUP2, writer, 1)]
-        self._pid = os.posix_spawn(sys.executable, self._argv, os.environ, file_actions=actions)
-        os.close(writer)
+        try:
+            self._pid = os.posix_spawn(sys.executable, self._argv, os.environ, file_actions=actions)
+        except OSError:
+            os.close(reader)
+            raise
+        finally:
+            os.close(writer)
         self._pipe, self._started_ns, self._output, self._killed = reader, now_ns, b"", False
 
     def poll(self, now_ns: int) -> list[tuple[str, int, int]] | None:
@@ -203,7 +208,10 @@ class Daemon:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         signal.set_wakeup_fd(self._woken, warn_on_full_buffer=False)
-        (self._run / "daemon.pid").write_text(f"{os.getpid()}\n")
+        try:
+            (self._run / "daemon.pid").write_text(f"{os.getpid()}\n")
+        except OSError as err:  # what is full can be emptied; energy that nobody counted does not come back
+            log(f"cannot write {self._run}/daemon.pid: {err.strerror}; sampling goes on")
         resumed = self._store.resume()
         if resumed is not None:
             self.sampler.resume(*resumed)

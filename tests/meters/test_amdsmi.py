@@ -137,3 +137,11 @@ def test_a_gpu_that_the_library_does_not_know_has_its_power_read(state: Path) ->
     with cards() as meter:
         assert f"amdsmi knows no GPU at {FIRST}" in meter.channels[0].note
         assert "power integrated" in meter.channels[0].note
+
+
+def test_a_count_of_nothing_is_no_counter_and_the_power_is_read(state: Path) -> None:
+    state.write_text(line(FIRST, 0) + line(SECOND, 65_536))
+    with cards() as meter:
+        first, _second = meter.channels
+        assert first.zone == FIRST
+        assert "power integrated" in first.note

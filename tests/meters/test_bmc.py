@@ -18,12 +18,12 @@ import msgspec
 import pytest
 
 from hpccarbon.config import Bmc as BmcConfig
-from hpccarbon.config import Config, parse
+from hpccarbon.config import Config, node_name, parse
 from hpccarbon.errors import ConfigError
 from hpccarbon.node.meters import bmc as bmc_meter
 from hpccarbon.node.meters import bmcpoll
 from hpccarbon.node.meters.bmc import BmcMeter
-from hpccarbon.node.meters.bmcpoll import PollError, Redfish, parse_dcmi, read_credentials
+from hpccarbon.node.meters.bmcpoll import PollError, Redfish, Refused, parse_dcmi, read_credentials
 from hpccarbon.node.meters.gauge import Held
 from hpccarbon.node.sampler import difference
 from hpccarbon.node.sysroot import SysRoot
@@ -167,6 +167,44 @@ def test_a_resource_that_loses_its_power_is_looked_for_again(server: Bmc, tls: t
         client.power_uw()
     server.resources[POWER] = {"PowerControl": [{"PowerConsumedWatts": 120}]}
     assert client.power_uw() == 120_000_000
+
+
+def test_a_bmc_without_https_is_asked_where_the_site_says_so(tls: tuple[Path, str]) -> None:
+    plain = Bmc(None, service())
+    assert ask(plain, tls, fingerprint="", insecure=True).power_uw() == 311_000_000
+    plain.close()
+
+
+def test_a_bmc_that_takes_basic_authentication_and_then_no_more_is_not_tried_again_soon(
+    server: Bmc, tls: tuple[Path, str]
+) -> None:
+    client = ask(server, tls, auth="basic")
+    client._password = "changed meanwhile"
+    with pytest.raises(Refused, match=r"refuses these credentials \(HTTP 401\)"):
+        client.power_uw()
+
+
+def test_an_answer_that_has_no_end_is_not_read_to_it(server: Bmc, tls: tuple[Path, str]) -> None:
+    server.resources[POWER] = {"PowerControl": [], "Oem": "x" * (bmcpoll._LARGEST_REPLY + 1)}
+    with pytest.raises(PollError, match=f"an answer of more than {bmcpoll._LARGEST_REPLY} bytes for {POWER}"):
+        ask(server, tls).power_uw()
+
+
+def test_the_first_power_control_with_a_power_is_the_nodes(server: Bmc, tls: tuple[Path, str]) -> None:
+    controls = ["no object", {"PowerConsumedWatts": None}, {"PowerConsumedWatts": 120}, {"PowerConsumedWatts": 7}]
+    server.resources[POWER] = {"PowerControl": controls}
+    assert ask(server, tls).power_uw() == 120_000_000
+
+
+def test_a_counter_of_joules_that_stands_still_is_no_power_of_0_w(server: Bmc, tls: tuple[Path, str]) -> None:
+    server.resources["/redfish/v1/Chassis/Self"]["EnvironmentMetrics"] = {"@odata.id": "/redfish/v1/E"}
+    server.resources["/redfish/v1/E"] = {"EnergyJoules": {"Reading": 5_000.0}}
+    client = ask(server, tls)
+    for _ in range(2):
+        with pytest.raises(PollError):
+            client.power_uw()
+    server.resources["/redfish/v1/E"] = {"EnergyJoules": {"Reading": 5_010.0}}
+    assert client.power_uw() > 0
 
 
 def test_the_chassis_can_be_named(server: Bmc, tls: tuple[Path, str]) -> None:
@@ -354,6 +392,77 @@ def test_a_helper_that_dies_is_started_again(server: Bmc, tls: tuple[Path, str],
         assert wait_for(meter, Reading)
 
 
+def test_a_helper_that_cannot_be_started_is_a_gap_and_is_tried_again(
+    server: Bmc, tls: tuple[Path, str], secret: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(sys, "executable", "/nowhere/python")
+        meter = BmcMeter(
+            BmcConfig("redfish", url=server.url, credentials=str(secret), fingerprint=tls[1], interval_s=0.15)
+        )
+        (finding,) = meter.findings
+        assert finding.state == "failing"
+        assert finding.detail == "the helper process cannot be started: No such file or directory"
+        assert finding.advice == f"check [bmc] and {secret}, and whether the node reaches its BMC"
+        assert [type(row) for row in meter.read(now())] == [Gap]
+    meter.refresh()
+    assert wait_for(meter, Reading)
+    meter.close()
+
+
+def test_a_helper_that_ends_at_once_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nread -r settings\necho 'X what no release says'\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    began = time.monotonic()
+    meter = BmcMeter(BmcConfig("redfish", url="https://bmc", timeout_s=5.0))
+    assert time.monotonic() - began < 3
+    assert meter._helper is not None
+    meter._helper.wait()
+    assert [type(row) for row in meter.read(now())] == [Gap]
+    meter.refresh()
+    (finding,) = meter.findings
+    assert (finding.state, finding.detail) == ("failing", "the helper process ended with 3")
+    meter.close()
+
+
+def test_a_helper_that_takes_long_to_log_out_is_not_waited_for(
+    server: Bmc, tls: tuple[Path, str], secret: Path
+) -> None:
+    with metered(server, tls, secret, timeout_s=1.0) as meter:
+        wait_for(meter, Reading)
+        helper = meter._helper
+        assert helper is not None
+        server.fault = "silent"
+        began = time.monotonic()
+        meter.close()
+        assert time.monotonic() - began < 0.5
+        assert helper in bmc_meter._leaving
+    assert helper.wait(5) == 0
+    server.fault = ""
+    with metered(server, tls, secret) as meter:
+        wait_for(meter, Reading)
+    assert helper not in bmc_meter._leaving
+
+
+def test_the_local_bmc_without_a_tool_says_what_to_try() -> None:
+    meter = BmcMeter(BmcConfig("ipmi", interval_s=0.2, timeout_s=1.0))
+    wait_for(meter, Gap)
+    (finding,) = meter.findings
+    assert finding.state == "failing"
+    assert finding.advice == "try: ipmitool dcmi power reading (needs the modules ipmi_si and ipmi_devintf)"
+    meter.close()
+
+
+def test_each_node_asks_its_own_bmc(secret: Path) -> None:
+    config = Config(bmc=BmcConfig("redfish", url="https://%n-bmc.invalid", credentials=str(secret), timeout_s=0.2))
+    meter = bmc_meter.discover(SysRoot("/nonexistent"), config)
+    assert isinstance(meter, BmcMeter)
+    assert meter._config.url == f"https://{node_name()}-bmc.invalid"
+    meter.close()
+
+
 def test_a_power_is_held_bridged_and_given_up() -> None:
     held = Held(20 * NS_PER_S)
     assert held.energy_uj(0) is None
@@ -433,6 +542,19 @@ def test_ipmitool_gets_the_password_by_its_environment(tmp_path: Path) -> None:
     with pytest.raises(PollError, match="no answer within"):
         bmcpoll.Ipmi(ipmi(timeout_s=0.5), "", "", path).power_uw()
     assert time.monotonic() - began < 2
+
+
+def test_freeipmis_tool_asks_the_local_bmc_alone(tmp_path: Path) -> None:
+    with pytest.raises(PollError, match="neither ipmitool nor ipmi-dcmi is installed"):
+        bmcpoll.Ipmi(ipmi(), "", "", str(tmp_path))
+    tool = tmp_path / "ipmi-dcmi"
+    tool.write_text('#!/bin/sh\n[ "$*" = --get-system-power-statistics ] && echo "Current Power : 220 Watts"\n')
+    tool.chmod(0o755)
+    source = bmcpoll.Ipmi(ipmi(), "", "", str(tmp_path))
+    assert source.about == "IPMI DCMI of the local BMC by ipmi-dcmi"
+    assert source.power_uw() == 220_000_000
+    with pytest.raises(PollError, match="install ipmitool to ask one by the network"):
+        bmcpoll.Ipmi(ipmi(host="10.0.0.9"), USER, PASSWORD, str(tmp_path))
 
 
 @pytest.fixture

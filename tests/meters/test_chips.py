@@ -142,6 +142,32 @@ def test_what_is_no_energy_is_a_gap_never_a_zero(text: str) -> None:
     assert isinstance(row, Gap)
 
 
+def test_a_blade_whose_counter_makes_no_sense_keeps_the_others() -> None:
+    with copied("cray-ex-cpu") as top:
+        (top / PM / "freshness").unlink()
+        (top / PM / "memory_energy").write_text("n/a\n")
+        meter = cray.discover(SysRoot(top), CONFIG)
+        assert components(meter) == {"cpu_energy": "cpu", "energy": "node"}
+        (failing,) = (finding for finding in meter.findings if finding.state == "failing")
+        assert (failing.zone, failing.component, failing.advice) == (
+            "memory_energy",
+            "dram",
+            "see the blade controller's log",
+        )
+        for at_ns in (7, 10**6 * S):  # nothing tells whether they are fresh
+            assert [type(row) for row in meter.read(at_ns)] == [Reading, Reading]
+
+
+def test_the_sum_of_the_accelerators_is_not_added_to_them() -> None:
+    with copied("cray-ex-gpu") as top:
+        (top / PM / "accel_energy").write_text("5 J 1 us\n")
+        meter = cray.discover(SysRoot(top), CONFIG)
+        assert "accel_energy" not in components(meter)
+        assert states(meter)["accel_energy"] == "nested"
+    elsewhere = cray.discover(tree("no-rapl-vm"), CONFIG)
+    assert (elsewhere.read(7), states(elsewhere)) == ([], {cray.DIRECTORY: "missing"})
+
+
 # ---- hwmon ----------------------------------------------------------------------------------------------------------
 
 
@@ -253,6 +279,48 @@ def test_an_amd_counter_that_goes_blank_is_a_gap() -> None:
         # Without a layout that is known the power is read instead.
         assert meter.refresh()
         assert "power1_average" in meter.channels[0].note
+
+
+def test_an_amd_card_that_shows_nothing_is_named_and_costs_no_other() -> None:
+    with copied("mi250x-hwmon") as top:
+        chip = top / "sys/class/hwmon/hwmon0"
+        before = amd.discover(SysRoot(top), CONFIG)
+        first, second = (channel.zone for channel in before.channels)
+        for content, why in (
+            (metrics(3, 120, 24, 0), "shows neither energy nor power"),
+            (metrics(9, 120, 24, 1), "gpu_metrics v1.9 of 120 bytes is not known"),
+            (None, "no such file"),
+        ):
+            (chip / "power1_average").unlink(missing_ok=True)
+            if content is None:
+                (chip / "device/gpu_metrics").unlink()
+            else:
+                (chip / "device/gpu_metrics").write_bytes(content)
+            meter = amd.discover(SysRoot(top), CONFIG)
+            assert [channel.zone for channel in meter.channels] == [second]
+            (failing,) = (finding for finding in meter.findings if finding.state == "failing")
+            assert (failing.zone, failing.component, failing.advice) == (first, "gpu", "see dmesg for amdgpu")
+            assert why in failing.detail
+            assert {gpu.uuid for gpu in meter.devices()} == {f"AMD-{second}"}
+            meter.close()
+        assert (before.processes(first), before.instances(first)) == ({}, {})
+        before.close()
+
+
+def test_a_sensor_that_would_hold_up_the_tick_is_left_alone_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that answers late once is not asked again when it happens to be quick."""
+    with copied("mi250x-hwmon") as cards, copied("acpi-power-meter") as chip:
+        with monkeypatch.context() as slow:
+            slow.setattr(amd, "SLOW_S", 0.0)
+            slow.setattr(hwmon, "SLOW_S", 0.0)
+            found: list[Meter] = [amd.discover(SysRoot(cards), CONFIG), hwmon.discover(SysRoot(chip), CONFIG)]
+        for meter in found:
+            for _ in range(2):
+                assert (meter.channels, meter.read(7)) == ([], [])
+                slowly = [finding for finding in meter.findings if "hold up the tick" in finding.detail]
+                assert slowly and {finding.state for finding in slowly} == {"failing"}
+                assert not meter.refresh()
+            meter.close()
 
 
 def test_an_intel_card_is_not_added_to_its_package() -> None:

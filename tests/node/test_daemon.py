@@ -5,24 +5,29 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from hpccarbon.errors import StoreError
-from hpccarbon.node import seal
-from hpccarbon.node.daemon import Lock
+from hpccarbon.node import control, seal
+from hpccarbon.node import daemon as daemon_module
+from hpccarbon.node.daemon import SEAL_LIMIT_NS, Daemon, Lock, SealChild
 from hpccarbon.node.sampler import Mark, Pending, Sampler
 from hpccarbon.node.store import Store
 from hpccarbon.schema import SHARD
 from hpccarbon.units import NS_PER_S
+from tests import refused
 from tests.node.virtual import BOOT, Node, tick
 
 
@@ -36,10 +41,14 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15) 
 class Running:
     """`python -m hpccarbon daemon` on a virtual node whose time is the real one."""
 
-    def __init__(self, node: Node, keys: str = "", before: Sequence[str] = ()) -> None:
-        """`before` is a command that the daemon's is given to: it must become the daemon, so that signals reach it."""
+    def __init__(self, node: Node, keys: str = "", before: Sequence[str] = (), pid_file: bool = True) -> None:
+        """`before` is a command that the daemon's is given to: it must become the daemon, so that signals reach it.
+
+        Without `pid_file` none will be there.
+        """
         self.node = node
         self.before = before
+        self.sign = node.directory / "run" / ("daemon.pid" if pid_file else control.SOCKET_NAME)
         base = node.directory
         self.config = base / "site.toml"
         self.config.write_text(
@@ -51,7 +60,7 @@ class Running:
         self.start()
 
     def start(self) -> None:
-        (self.node.directory / "run" / "daemon.pid").unlink(missing_ok=True)
+        self.sign.unlink(missing_ok=True)
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [
@@ -60,7 +69,7 @@ class Running:
                 ],
                 stderr=log,
             )
-        wait_for((self.node.directory / "run" / "daemon.pid").exists, f"the daemon: {self.log.read_text()}")
+        wait_for(self.sign.exists, f"the daemon: {self.log.read_text()}")
         time.sleep(0.3)
 
     def shards(self) -> list[Path]:
@@ -248,6 +257,37 @@ def test_a_store_of_another_node_is_refused(tmp_path: Path) -> None:
         Store(tmp_path / "text", "virtual", "n1")
 
 
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        ("DROP TABLE hour", "damaged: no such table: hour"),
+        ("UPDATE state SET value = '{' WHERE key = 'mark'", "damaged: Input data was truncated"),
+        ("UPDATE state SET value = replace(value, '\"7/', '\"seven/') WHERE key = 'mark'", "damaged: no run 'seven/"),
+        ("UPDATE run SET facts = '{}'", "damaged: Object missing required field"),
+        ("DELETE FROM run", r"damaged: shares of a run that is not there \(\d+\)"),
+        ("UPDATE state SET value = '99' WHERE key = 'version'", "written by schema version 99, this release reads"),
+    ],
+)
+def test_a_damaged_store_is_named_with_what_to_do(tmp_path: Path, damage: str, said: str) -> None:
+    node = Node(tmp_path)
+    sampler = node.sampler()
+    node.start(7, cores=2)
+    pending, mark = settled(node, sampler)
+    path = tmp_path / "store.sqlite"
+    store = Store(path, "virtual", "n1")
+    store.commit(pending, mark, sampler.channels, "{}")
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        assert other.execute(damage).rowcount != 0
+    with pytest.raises(StoreError, match=said) as told:
+        store = Store(path, "virtual", "n1")
+        store.resume()
+        for hour in store.hours():
+            list(store.shares(hour))
+    assert str(path) in str(told.value)
+    assert "move it away" in str(told.value) or "move the file away" in str(told.value)
+
+
 def test_one_child_seals_at_a_time(tmp_path: Path) -> None:
     first = seal.hold(tmp_path, 0)
     assert first is not None
@@ -290,6 +330,43 @@ def test_a_child_whose_daemon_is_gone_ends_without_a_word(tmp_path: Path) -> Non
     assert again.stdout.count("\n") >= 1
 
 
+def sealed(config: Path) -> list[Path]:
+    return sorted((config.parent / "shared").rglob("*.parquet"))
+
+
+def test_a_shared_directory_that_cannot_be_written_costs_no_row(tmp_path: Path) -> None:
+    config = sealable(tmp_path)
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "shards").touch()
+    argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config), "n1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert (
+        done.stderr.startswith(f"seal: cannot write {tmp_path}/shared/shards/virtual/") and "File exists" in done.stderr
+    )
+    (tmp_path / "shared" / "shards").unlink()
+    for calls, error in (("fsync", "ENOSPC"), ("/^rename", "EROFS")):
+        done = refused.run(argv, calls, error)
+        assert (done.returncode, done.stdout) == (1, ""), "what is not safe on disk is not told as sealed"
+        assert "seal: cannot write" in done.stderr and "Traceback" not in done.stderr
+        assert [path.name for path in (tmp_path / "shared").rglob("*") if path.is_file()] == []
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, len(sealed(config))) == (0, 1)
+    assert done.stdout.split()[0] == BOOT
+
+
+@pytest.mark.root
+def test_a_child_that_may_not_become_its_user_writes_nothing_as_root(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+    config = sealable(tmp_path)
+    config.write_text(config.read_text() + '[daemon]\nseal_user = "nobody"\n')
+    argv = [sys.executable, "-m", "hpccarbon.node.seal", str(config), "n1"]
+    done = refused.run(argv, "setuid", "EPERM")
+    assert (done.returncode, done.stdout, sealed(config)) == (1, "", [])
+    assert done.stderr.startswith("seal: ") and "nobody" in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_daemon_waits_a_moment_for_the_one_that_was_killed(tmp_path: Path) -> None:
     held = Lock(tmp_path)
     threading.Timer(0.3, held.release).start()
@@ -301,3 +378,198 @@ def test_a_daemon_that_stays_is_named(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=f"pid {os.getpid()}\\) already serves"):
         Lock(tmp_path)
     held.release()
+
+
+# ---- what a machine refuses ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def still(tmp_path: Path) -> Iterator[tuple[Daemon, Node]]:
+    """A daemon in this process, whose loop does not turn by itself."""
+    node = Node(tmp_path)
+    daemon = Daemon(node.config(), None, "n1")
+    yield daemon, node
+    daemon.close()
+
+
+def test_a_store_that_refuses_is_said_once_and_nothing_is_lost(
+    still: tuple[Daemon, Node], capfd: pytest.CaptureFixture[str]
+) -> None:
+    daemon, node = still
+    settled(node, daemon.sampler)
+    blocker = sqlite3.connect(node.directory / "state" / seal.STORE_NAME, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    assert [daemon.commit(), daemon.commit()] == [False, False]
+    blocker.execute("ROLLBACK")
+    assert [daemon.commit(), daemon.commit()] == [True, True]
+    blocker.close()
+    assert capfd.readouterr().err.splitlines() == [
+        "hpccarbon: store: database is locked; sampling goes on, rows are kept in memory until"
+        f" {node.directory}/state can be written again",
+        "hpccarbon: store: can be written again; nothing was lost",
+    ]
+    booked = sum(row.energy_uj for hour in daemon._store.hours() for row in daemon._store.meters(hour))
+    assert booked == sum(node.total_uj.values())
+
+
+def test_what_the_limit_cost_is_said(still: tuple[Daemon, Node], capfd: pytest.CaptureFixture[str]) -> None:
+    daemon, node = still
+    jobs = range(1, 10)
+    for job in jobs:
+        node.start(job)
+    tick(daemon.sampler, node)
+    while len(daemon._store.hours()) < 3:
+        for _ in range(60):
+            node.run(60 * NS_PER_S, dict.fromkeys(jobs, 0.1))
+            tick(daemon.sampler, node)
+        assert daemon.commit()
+    first = daemon._store.hours()[0]
+    daemon.config = replace(
+        daemon.config, daemon=replace(daemon.config.daemon, store_limit_mb=0.1)
+    )  # no site may choose so little
+    blocker = sqlite3.connect(node.directory / "state" / seal.STORE_NAME, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    daemon._keep_small(node.at_ns, node.wall_ns)
+    daemon._take_sealed([(first.boot_id, first.hour, first.version)])
+    blocker.close()
+    daemon._keep_small(node.at_ns, node.wall_ns)
+    assert daemon._store.used_bytes() <= 100_000
+    daemon._keep_small(node.at_ns, node.wall_ns)
+    locked, unmarked, lost = capfd.readouterr().err.splitlines()
+    assert locked == "hpccarbon: store: database is locked; it cannot be held within 0.1 MB now"
+    assert unmarked == "hpccarbon: store: database is locked; the next seal repeats the last one"
+    begin = time.strftime("%Y-%m-%dT%HZ", time.gmtime(first.hour * 3600))
+    assert lost.startswith("hpccarbon: store: at its limit of 0.1 MB: ") and f"hour(s) from {begin} to " in lost
+    assert lost.endswith("bring paths.shared_dir back, or raise daemon.store_limit_mb")
+
+
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str) -> None:
+    """What stands in the place of the Python that runs this: the child is something else."""
+    path = tmp_path / "python"
+    path.write_text(f"#!/bin/sh\n{body}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def test_a_child_that_cannot_be_started_costs_no_row_and_no_descriptor(
+    still: tuple[Daemon, Node], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    daemon, node = still
+    settled(node, daemon.sampler)
+    assert daemon.commit()
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")  # it was replaced while the daemon ran
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        daemon._start_seal(0)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    said = capfd.readouterr().err.splitlines()
+    assert said == ["hpccarbon: seal: cannot start (No such file or directory); the rows stay in the store"] * 3
+    assert len(daemon._store.hours(unsealed=True)) == 1
+
+
+def test_a_child_that_hangs_is_ended_after_ten_minutes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    script(tmp_path, monkeypatch, "exec sleep 600")
+    child = SealChild(None, "n1")
+    child.start(0)
+    assert (child.running, child.poll(1), child.running_ns(7)) == (True, None, 7)
+    assert [child.poll(SEAL_LIMIT_NS + 1) for _ in range(2)] == [None, None] or not child.running
+    wait_for(lambda: not child.running or child.poll(SEAL_LIMIT_NS + 2) == [], "the child's end")
+    assert not child.running
+    assert capfd.readouterr().err == (
+        "hpccarbon: seal: still writing after 600 s (is the shared file system away?); killed\n"
+    )
+
+
+def test_only_what_the_child_says_whole_is_sealed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path, monkeypatch, f"printf '{BOOT} 5 2\\nTraceback (most recent\\n{BOOT} x 2\\n{BOOT} 6'")
+    child = SealChild(None, "n1")
+    child.start(0)
+    deadline = time.monotonic() + 15
+    while (said := child.poll(1)) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert said == [(BOOT, 5, 2)]
+
+
+def test_a_daemon_that_is_told_to_stop_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    node = Node(tmp_path)
+    daemon = Daemon(node.config(), None, "n1")
+    settled(node, daemon.sampler)
+    script(tmp_path, monkeypatch, "exec sleep 600")
+    monkeypatch.setattr(daemon_module, "STOP_WAIT_S", 0.2)
+    assert daemon.commit()
+    daemon._finish()
+    said = capfd.readouterr().err
+    assert "seal: did not end in time; the rows stay in the store and the next start brings them" in said
+    assert said.endswith("hpccarbon: stopped\n")
+    os.kill(daemon._seal._pid, signal.SIGKILL)
+    os.waitpid(daemon._seal._pid, 0)
+    Lock(tmp_path / "state").release()
+
+
+@pytest.mark.parametrize(
+    ("calls", "error", "at", "said"),
+    [
+        ("flock", "ENOLCK", "state/daemon.lock", "cannot lock DIR/state/daemon.lock: No locks available (put paths."),
+        ("mkdir", "EROFS", "state", "cannot create DIR/state/daemon.lock: Read-only file system (paths.state_dir must"),
+        ("mkdir", "EROFS", "run/jobs", "cannot create DIR/run/jobs: Read-only file system (paths.run_dir must be"),
+    ],
+    ids=["lock", "state", "run"],
+)
+def test_a_daemon_that_cannot_begin_says_which_setting_is_to_blame(
+    tmp_path: Path, calls: str, error: str, at: str, said: str
+) -> None:
+    node = Node(tmp_path, make_run_dir=False)
+    config = tmp_path / "site.toml"
+    config.write_text(
+        f'cluster = "virtual"\n[paths]\nstate_dir = "{tmp_path}/state"\nrun_dir = "{tmp_path}/run"\n'
+        f'shared_dir = "{tmp_path}/shared"\n[daemon]\nroot = "{node.root}"\n'
+    )
+    argv = [sys.executable, "-m", "hpccarbon", "daemon", "--config", str(config), "--node", "n1"]
+    done = refused.run(argv, calls, error, tmp_path / at)
+    assert done.returncode == 1, done.stderr
+    assert said.replace("DIR", str(tmp_path)) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(bool(refused.missing()), reason=refused.missing() or "strace")
+def test_a_kernel_that_watches_nothing_and_a_full_run_dir_cost_no_energy(tmp_path: Path) -> None:
+    """No inotify instance is left, and the pid file cannot be written: jobs are found at every tick all the same."""
+    node = Node(tmp_path)
+    blind = refused.before("inotify_init1", "EMFILE")
+    full = refused.before("openat", "ENOSPC", tmp_path / "run" / "daemon.pid")
+    for before, line in ((blind, "the kernel watches no more"), (full, "daemon.pid: No space left on device")):
+        node.start(7, cores=2)
+        daemon = Running(node, before=before, pid_file=before is blind)
+        node.run(NS_PER_S // 2, {7: 1.0})
+        time.sleep(0.3)
+        assert daemon.stop() == 0
+        assert line in daemon.log.read_text() and "Traceback" not in daemon.log.read_text()
+        node.end(7, cores=2)
+    rows = [row for path in daemon.shards() for row in pq.read_table(path).to_pylist()]
+    assert sum(row["cpu_time_us"] for row in rows if row["holder"] == "job") == 1_000_000
+
+
+def test_a_sensor_that_fails_is_named_at_the_start(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    node = Node(tmp_path)
+    (node.root / "sys/class/powercap/intel-rapl:1/energy_uj").write_text("none\n")
+    daemon = Daemon(node.config(), None, "n1")
+    daemon._introduce(False)
+    daemon.close()
+    said = capfd.readouterr().err
+    assert "node n1 of cluster virtual: 8 CPUs, with a new store; reading rapl/intel-rapl:0" in said
+    assert "hpccarbon: gap: rapl/intel-rapl:1: " in said
+
+
+def test_a_service_manager_that_is_gone_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    daemon_module._notify_systemd("READY=1")
+    assert "NOTIFY_SOCKET" not in os.environ
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(f"\0hpccarbon-test-{os.getpid()}")
+        monkeypatch.setenv("NOTIFY_SOCKET", f"@hpccarbon-test-{os.getpid()}")
+        daemon_module._notify_systemd("WATCHDOG=1")
+        assert ear.recv(64) == b"WATCHDOG=1"

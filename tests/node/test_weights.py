@@ -17,6 +17,7 @@ from hpccarbon.node.attribution import Node as NodeFacts
 from hpccarbon.node.doctor import diagnose
 from hpccarbon.node.sampler import Sampler
 from hpccarbon.node.sysroot import SysRoot
+from hpccarbon.node.usage import weights as weights_module
 from hpccarbon.node.usage.jobs import JobFiles
 from hpccarbon.node.usage.perf import EVENTS, Counter, Event, PerfError, refusal
 from hpccarbon.node.usage.weights import Weights
@@ -109,6 +110,55 @@ def test_jobs_are_followed_while_they_are_there(groups: list[Path]) -> None:
     assert weights.take(keys, [1, 1, 1]) is None
     weights.follow([((3, "c"), "/nowhere", None)])
     assert (lines, weights.source) == ([], "cpu_clock"), "a group that went meanwhile is no fault"
+    weights.close()
+
+
+@pytest.mark.root
+def test_more_jobs_than_descriptors_are_weighed_by_cpu_time(
+    groups: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(weights_module, "MOST_DESCRIPTORS", len(CPUS))
+    lines: list[str] = []
+    weights = Weights(SysRoot("/"), "cpu_clock", CPUS, lines.append)
+    keys = [(1, "a"), (2, "b")]
+    for _ in range(2):
+        weights.follow((key, str(group), None) for key, group in zip(keys, groups, strict=True))
+    why = f"more than {len(CPUS)} counters: confine jobs to their cores (ConstrainCores=yes)"
+    assert lines == [f"weights: cpu_clock cannot be counted: {why}; CPU time stands in"]
+    assert weights.source == f"cpu_time ({why})"
+    burn(groups[0], SPIN.format(0.05))
+    taken = weights.take(keys, [100, 200, 0])
+    assert taken is not None and taken[1] == taken[0] * 2, "the second at the first one's rate"
+    weights.follow([(keys[1], str(groups[1]), None)])
+    assert weights.source == "cpu_clock", "there is room again"
+    weights.close()
+
+
+@pytest.mark.root
+def test_a_counter_that_cannot_be_read_any_more_is_said_and_cpu_time_stands_in(groups: list[Path]) -> None:
+    lines: list[str] = []
+    weights = Weights(SysRoot("/"), "cpu_clock", CPUS, lines.append)
+    weights.follow([((1, "a"), str(groups[0]), None)])
+    (counter, _) = weights._counters[1, "a"]
+    with open("/dev/null") as nothing:
+        os.dup2(nothing.fileno(), counter._fds[0])
+    assert weights.take([(1, "a")], [100, 0]) is None
+    (line,) = lines
+    assert "cpu_clock cannot be counted: a perf counter cannot be read" in line
+    weights.close()
+
+
+@pytest.mark.root
+def test_an_event_that_this_machine_does_not_count_is_said_once(groups: list[Path]) -> None:
+    why = refusal("llc_misses")
+    if not why:
+        pytest.skip("this machine counts misses")
+    lines: list[str] = []
+    weights = Weights(SysRoot("/"), "llc_misses", CPUS, lines.append)
+    for _ in range(2):
+        weights.follow([((1, "a"), str(groups[0]), None)])
+    assert lines == [f"weights: llc_misses cannot be counted: {why}; CPU time stands in"]
+    assert weights.take([(1, "a")], [100, 0]) is None
     weights.close()
 
 

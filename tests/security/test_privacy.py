@@ -5,7 +5,9 @@ from __future__ import annotations
 import grp
 import json
 import os
+import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
@@ -16,11 +18,12 @@ from click.testing import CliRunner, Result
 
 from hpccarbon import config as configuration
 from hpccarbon.cli.aggregate import command as aggregate
-from hpccarbon.errors import HpcCarbonError
+from hpccarbon.errors import HpcCarbonError, ShardError
 from hpccarbon.site import extracts, jobs, observe
 from hpccarbon.site.engine import connect
-from hpccarbon.site.ledger import Ledger
+from hpccarbon.site.ledger import Ledger, Selection
 from hpccarbon.slurm.record import JobRecord
+from tests import refused
 from tests.security.accounts import ALICE, BOB, NOBODY_SPECIAL, hpccarbon, open_place, python
 from tests.site import maker
 
@@ -262,3 +265,100 @@ def test_hostile_uids_get_nothing(shared: Path) -> None:
     run(config_of(shared))
     names = {path.name for path in (shared / "extracts" / "alpha").iterdir()}
     assert names == {str(ALICE), str(BOB), ".new", ".made.json"}
+
+
+# ---- what stands in the writer's way ---------------------------------------------------------------------------------
+
+
+def refusal(path: Path) -> str:
+    result = CliRunner().invoke(aggregate, ["--config", str(path), "--no-accounting"])
+    assert result.exit_code == 1 and isinstance(result.exception, HpcCarbonError)
+    return str(result.exception)
+
+
+def test_rooms_that_cannot_be_closed_stay_empty(shared: Path) -> None:
+    argv = [sys.executable, "-m", "hpccarbon", "aggregate", "--config", str(config_of(shared)), "--no-accounting"]
+    done = refused.run(argv, "fchmod", "EPERM")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: cannot close {shared}/shards to others: Operation not permitted (as root: chgrp" in done.stderr
+    assert not (shared / "ledger").exists() and not (shared / "extracts").exists()
+
+
+def test_a_file_system_on_which_nothing_can_be_given_away_is_named(shared: Path) -> None:
+    path = config_of(shared)
+    argv = [sys.executable, "-m", "hpccarbon", "aggregate", "--config", str(path), "--no-accounting"]
+    done = refused.run(argv, "fchown", "EPERM", when="4+")  # the first three close the rooms
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert 'Operation not permitted (privacy = "own" needs the right to give files away' in done.stderr
+    assert not (shared / "extracts" / "alpha" / str(ALICE)).exists()
+    run(path)
+    assert report(path, ALICE, "--by", "user", *SINCE)["rows"]
+
+
+def test_nothing_is_written_into_a_room_of_somebody_else(shared: Path) -> None:
+    path = config_of(shared)
+    (shared / "extracts" / "alpha").mkdir(parents=True)
+    os.chown(shared / "extracts" / "alpha", ALICE, -1)
+    assert "does not belong to this user: whoever owns it could read every extract" in refusal(path)
+    assert list((shared / "extracts" / "alpha").iterdir()) == []
+    os.chown(shared / "extracts" / "alpha", 0, -1)
+    run(path)
+    home = shared / "extracts" / "alpha" / str(ALICE)
+    os.chown(home, BOB, -1)
+    maker.write(shared, maker.node_hour(3, minutes=range(2)), node="n2")
+    assert f"{home} does not belong to uid {ALICE}: remove it" in refusal(path)
+
+
+def test_what_was_made_is_made_anew_when_nobody_remembers_it(shared: Path) -> None:
+    path = config_of(shared)
+    run(path)
+    config, now = configuration.load(path), datetime.now(timezone.utc)
+    (shared / "extracts" / "alpha" / ".made.json").write_text("{")
+    assert extracts.update(config, now) == 4, "two users' ledgers and records"
+    assert extracts.update(config, now) == 0
+
+
+def test_a_site_without_records_has_extracts_all_the_same(shared: Path) -> None:
+    shutil.rmtree(shared / "jobs")
+    path = config_of(shared)
+    run(path)
+    assert [one.name for one in (shared / "extracts" / "alpha" / str(ALICE)).iterdir()] == ["ledger.2026-03.parquet"]
+    assert report(path, ALICE, "--by", "user", *SINCE)["rows"]
+
+
+def test_what_no_user_can_be_is_given_nothing(shared: Path) -> None:
+    config = configuration.load(config_of(shared))
+    extracts.give(config, {ALICE: b"hers", -1: b"x", 2**32 - 1: b"x", 2**40: b"x"}, "note.json")
+    room = shared / "extracts" / "alpha"
+    assert {one.name for one in room.iterdir()} == {str(ALICE), ".new"}
+    assert (room / str(ALICE) / "note.json").read_bytes() == b"hers"
+    assert (room / str(ALICE) / "note.json").stat().st_uid == ALICE
+
+
+def test_an_own_file_that_is_damaged_is_named_and_the_other_months_are_read(shared: Path) -> None:
+    later = HOUR + timedelta(days=31)
+    shares = [maker.job_row(later, 5004, uid=ALICE, cpu_uj=9)]
+    maker.write(shared, shares + maker.meter_rows(shares), hour=later)
+    run(config_of(shared))
+    home = shared / "extracts" / "alpha" / str(ALICE)
+    march = home / "ledger.2026-03.parquet"
+    march.write_bytes(march.read_bytes()[:-40])
+    with closing(extracts.OwnLedger(shared, "alpha", ALICE)) as ledger:
+        assert [row.key for row in ledger.energy(Selection(), ("job_id",))] == [(5004,)]
+        assert [fault.path for fault in ledger.faults] == [str(march)]
+        assert ledger.energy(Selection(), ("bucket",)) == [], "of minutes an extract knows nothing"
+    assert extracts.OwnLedger(shared, "alpha", NOBODY_SPECIAL).job_files() == []
+    (shared / "extracts" / "alpha" / str(NOBODY_SPECIAL)).touch()
+    with pytest.raises(ShardError, match=r"Not a directory \(it should be yours: ask whoever runs hpccarbon\)"):
+        extracts.OwnLedger(shared, "alpha", NOBODY_SPECIAL).job_files()
+
+
+def test_a_damaged_file_of_records_leaves_the_old_extracts(shared: Path) -> None:
+    path = config_of(shared)
+    run(path)
+    mine = shared / "extracts" / "alpha" / str(ALICE) / "ledger.2026-03.parquet"
+    before = mine.read_bytes()
+    records = shared / "jobs" / "alpha" / "month=2026-03.parquet"
+    records.write_bytes(records.read_bytes()[:-40])
+    assert "cannot use" in refusal(path)
+    assert mine.read_bytes() == before

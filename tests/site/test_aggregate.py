@@ -28,8 +28,9 @@ from hypothesis import strategies as st
 
 from hpccarbon import schema
 from hpccarbon.errors import HpcCarbonError, ShardError
+from hpccarbon.site import aggregate as aggregate_module
 from hpccarbon.site import index, shards
-from hpccarbon.site.aggregate import aggregate, aggregate_hour
+from hpccarbon.site.aggregate import Outcome, aggregate, aggregate_hour
 from hpccarbon.site.engine import connect
 from hpccarbon.site.executor import Crew, open_crew
 from hpccarbon.site.ledger import Ledger, Selection
@@ -540,3 +541,84 @@ def test_workers_that_are_lost_cost_their_hours_until_the_next_run(tmp_path: Pat
     assert outcome.hours + len(outcome.failed) == 4
     assert all("its workers were lost (BrokenProcessPool); the next run makes it" in why for _, why in outcome.failed)
     assert (run(tmp_path).hours, run(tmp_path).hours) == (len(outcome.failed), 0)
+
+
+def test_a_run_says_what_became_of_every_hour(tmp_path: Path) -> None:
+    """Four hours: one is well, two have a broken shard, one cannot be written; an empty directory is among them."""
+    H = timedelta(hours=1)
+    for number in range(4):
+        maker.site(tmp_path, hours=1, nodes=2, first=maker.HOUR + number * H)
+    broken = [maker.write(tmp_path, maker.node_hour(9), node="n9", hour=maker.HOUR + n * H) for n in (2, 0)]
+    for shard in broken:
+        shard.write_bytes(b"PAR1")
+    Path(shards.hour_dirs(tmp_path, "alpha")[maker.HOUR]).with_name("hour=09").mkdir()
+    blocked = index.ledger_path(tmp_path, "alpha", maker.HOUR + 3 * H)
+    blocked.mkdir(parents=True)
+    (blocked / "something").touch()
+    told: list[tuple[int, int]] = []
+    with open_crew(1) as crew:
+        outcome = aggregate(tmp_path, "alpha", crew, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    assert (outcome.hours, outcome.shards, outcome.packed) == (3, 8, 0)
+    assert [path for path, _ in outcome.set_aside] == sorted(str(path) for path in broken)
+    ((path, why),) = outcome.failed
+    assert path == str(blocked) and str(blocked) in why
+    blocked.joinpath("something").unlink()
+    blocked.rmdir()
+    told.clear()
+    with open_crew(1) as crew:
+        again = aggregate(tmp_path, "alpha", crew, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 1)]
+    assert again == Outcome(1, 2, (), (), 0)
+
+
+def test_only_hours_within_the_bounds_are_merged(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=4, nodes=1)
+    begin, end = maker.HOUR + timedelta(hours=1), maker.HOUR + timedelta(hours=3)
+    with open_crew(1) as crew:
+        assert aggregate(tmp_path, "alpha", crew, since=begin, until=end).hours == 2
+        names = sorted(path.name for path in (tmp_path / "ledger").rglob("hour=*.parquet"))
+        assert names == ["hour=11.parquet", "hour=12.parquet"]
+        assert aggregate(tmp_path, "alpha", crew, since=begin).hours == 1
+        assert aggregate(tmp_path, "alpha", crew, until=end).hours == 1
+
+
+def test_days_that_are_closed_are_packed_when_it_is_time_and_what_cannot_be_is_said(tmp_path: Path) -> None:
+    for day in range(3):
+        maker.site(tmp_path, hours=2, nodes=1, first=maker.HOUR + timedelta(days=day))
+    now = maker.HOUR.replace(hour=0) + timedelta(days=4)  # the first two days are closed
+    with open_crew(1) as crew:
+        assert aggregate(tmp_path, "alpha", crew).packed == 0
+        place = index.day_path(tmp_path, "alpha", maker.HOUR.replace(hour=0))
+        place.mkdir()
+        (place / "something").touch()
+        outcome = aggregate(tmp_path, "alpha", crew, pack_at=now)
+        assert (outcome.hours, outcome.packed) == (0, 1)
+        ((path, why),) = outcome.failed
+        assert path == str(place) and why.startswith(f"cannot use {place}: ")
+        place.joinpath("something").unlink()
+        place.rmdir()
+        assert aggregate(tmp_path, "alpha", crew, pack_at=now) == Outcome(0, 0, (), (), 1)
+    assert len(Ledger(tmp_path, "alpha").energy(Selection(), ("hour",))) == 6
+
+
+def test_a_change_under_the_same_time_stamp_is_not_missed(tmp_path: Path) -> None:
+    """A directory's time is believed once it lies more than two seconds back, by the file system's own clock."""
+    now_ns = 1_790_000_000 * 10**9
+    for back_ns, believed in ((2 * 10**9 + 1, True), (2 * 10**9, False), (0, False), (-(10**9), False)):
+        os.utime(tmp_path, ns=(0, now_ns - back_ns))
+        assert aggregate_module._settled(str(tmp_path), now_ns) == (now_ns - back_ns if believed else 0)
+    assert aggregate_module._settled(str(tmp_path / "gone"), now_ns) == 0
+
+
+def test_one_job_is_found_without_reading_the_whole_hour(tmp_path: Path) -> None:
+    """Rows lie in groups of 8,192, in order of job: the engine skips the others by their statistics."""
+    shares = [maker.job_row(maker.HOUR, 1 + number * 7919 % 20_000, cpu_uj=1) for number in range(10_000)]
+    maker.write(tmp_path, shares + maker.meter_rows(shares))
+    run(tmp_path)
+    footer = pq.read_metadata(index.ledger_path(tmp_path, "alpha", maker.HOUR))
+    place = footer.schema.names.index("job_id")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+    assert [group.num_rows for group in groups] == [8192, 1809]
+    first, second = (group.column(place).statistics for group in groups)
+    assert first.max < second.min

@@ -132,6 +132,46 @@ def test_verify_names_what_does_not_add_up(config: Path, tmp_path: Path) -> None
     assert "faults" in result.stdout
 
 
+def test_verify_names_what_a_ledger_file_cannot_say(config: Path, tmp_path: Path) -> None:
+    """One is damaged, one does not add up by itself, one was made of a shard of other columns; the last is well."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    shared = tmp_path / "shared"
+    paths = maker.site(shared, hours=4, nodes=1)
+    table = pq.read_table(paths[2], partitioning=None)
+    place = table.schema.get_field_index("modelled_uj")
+    wide = table.schema.set(place, table.schema.field(place).with_type(pa.int32()))
+    pq.write_table(table.cast(wide), paths[2])
+    run(aggregate, "--config", config, "--no-pack")
+    damaged, short, odd, well = sorted((shared / "ledger").rglob("hour=*.parquet"))
+    _damage(damaged)
+    table = pq.read_table(short, partitioning=None)
+    place = table.schema.get_field_index("cpu_uj")
+    holders, values = table["holder"].to_pylist(), table["cpu_uj"].to_pylist()
+    more = [value and value + (holder == "job") for holder, value in zip(holders, values, strict=True)]
+    pq.write_table(table.set_column(place, table.field(place), [more]), short)
+    for path in (paths[0], paths[1]):
+        path.unlink()
+    result = run(verify, "--config", config)
+    assert result.exit_code == 1
+    said = result.stderr.splitlines()
+    assert len(said) == 3 and not any(str(well) in line for line in said), said
+    assert said[0].startswith(f"error: {damaged}: ")
+    assert re.fullmatch(
+        rf"error: {re.escape(str(short))}: node n1: cpu_uj of all holders is \d+, of the meters \d+", said[1]
+    )
+    assert said[2] == f"error: {paths[2]}: columns differ from schema version 1: modelled_uj"
+    assert odd.exists()
+
+
+def _damage(path: Path) -> None:
+    """Break the pages and leave the footer: what the file says of itself still reads."""
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 3] = bytes(len(data) // 3 - 4)
+    path.write_bytes(data)
+
+
 def _moved(config: Path, shared: Path) -> Path:
     path = config.with_name("other.toml")
     path.write_text(re.sub(r'shared_dir = ".*"', f'shared_dir = "{shared}"', config.read_text()))

@@ -8,9 +8,11 @@ from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import pyarrow.parquet as pq
 import pytest
 
 from hpccarbon import schema
+from hpccarbon.site import jobs
 from hpccarbon.site.aggregate import aggregate
 from hpccarbon.site.executor import open_crew
 from hpccarbon.site.index import ledger_path
@@ -293,3 +295,49 @@ def test_nothing_but_links_among_young_shards_is_named(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, "alpha")
     assert ledger.energy(Selection(job_ids=(1000,)), ("bucket",)) == []
     assert [(fault.path, fault.reason) for fault in ledger.faults] == [(str(path), "it is no plain file")]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"version": "2"}, "ledger version 2, this release reads 1 (upgrade hpccarbon here"),
+        ({"hour": "2026-03-01T11:00:00+00:00"}, "written for cluster 'alpha', hour '2026-03-01T11:00:00+00:00'"),
+        ({"cluster": "beta"}, "written for cluster 'beta'"),
+        ({"made_of": "{"}, "its metadata does not say what it was made of"),
+    ],
+)
+def test_a_ledger_file_that_is_not_what_its_place_says_is_named_and_made_again(
+    tmp_path: Path, change: dict[str, str], said: str
+) -> None:
+    maker.site(tmp_path, hours=1, nodes=1)
+    run(tmp_path)
+    path = ledger_path(tmp_path, "alpha", maker.HOUR)
+    before = path.read_bytes()
+    table = pq.read_table(path, partitioning=None)
+    metadata = table.schema.metadata | {f"hpccarbon.{key}".encode(): value.encode() for key, value in change.items()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+    ledger = Ledger(tmp_path, "alpha")
+    assert len(ledger.energy(Selection(), ("node",))) == 1, "its shards are still there"
+    (fault,) = ledger.faults
+    assert (fault.path, fault.reason[: len(said)]) == (str(path), said)
+    run(tmp_path)
+    assert path.read_bytes() == before
+
+
+def test_records_that_are_damaged_cost_no_energy(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=1, nodes=1)
+    run(tmp_path)
+    records = tmp_path / "jobs" / "alpha" / "month=2026-03.parquet"
+    records.parent.mkdir(parents=True)
+    records.write_bytes(b"PAR1")
+    jobs.write_cursor(tmp_path, "alpha", maker.HOUR + H)
+    ledger = Ledger(tmp_path, "alpha")
+    (row,) = ledger.energy(Selection(job_ids=(1000,)), ("job_id",))
+    assert row.key == (1000,)
+    assert [fault.path for fault in ledger.faults] == [str(records)]
+
+
+def test_a_time_without_a_zone_is_refused(tmp_path: Path) -> None:
+    maker.site(tmp_path, hours=1, nodes=1)
+    with pytest.raises(ValueError, match="since and until need a time zone"):
+        Ledger(tmp_path, "alpha").energy(Selection(since=datetime(2026, 3, 1)))

@@ -10,18 +10,23 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+import hpccarbon
 from bench.cluster import Site, build
 from hpccarbon.cli.aggregate import command
 from hpccarbon.config import Slurm
 from hpccarbon.errors import HpcCarbonError, SlurmError
+from hpccarbon.site import remote
 from hpccarbon.site.aggregate import aggregate
 from hpccarbon.site.executor import Crew, open_crew
 from hpccarbon.site.remote import Batch, dask_crew, slurm_crew
@@ -143,6 +148,116 @@ def test_the_command_on_a_dask_scheduler_writes_the_same_bytes(
 def test_a_scheduler_that_is_not_there() -> None:
     with pytest.raises(HpcCarbonError, match="no answer"), dask_crew("tcp://127.0.0.1:1", connect_s=0.5):
         pass
+
+
+@pytest.fixture(scope="module")
+def empty() -> Iterator[str]:
+    """A Dask scheduler that nobody works for yet."""
+    import distributed
+
+    start: Any = distributed.LocalCluster
+    with start(n_workers=0, dashboard_address=None, silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+@contextmanager
+def worker_with(package: Path, scheduler: str) -> Iterator[None]:
+    """A worker that finds this `hpccarbon` and no other."""
+    import distributed
+
+    connect: Any = distributed.Client
+    argv = [sys.executable, "-m", "dask", "worker", scheduler, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    environment = os.environ | {"PYTHONPATH": str(package.parent)}
+    process = subprocess.Popen(
+        argv, cwd=package.parent, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        with connect(scheduler, set_as_default=False) as client:
+            client.wait_for_workers(1, timeout=30)
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_scheduler_without_workers(empty: str) -> None:
+    with (
+        pytest.raises(HpcCarbonError, match=f"it has no workers \\(start them: `dask worker {empty}`\\)"),
+        dask_crew(empty),
+    ):
+        pass
+
+
+def test_workers_that_would_write_other_files_are_refused(empty: str, tmp_path: Path) -> None:
+    """One has another release, the other has something else of that name."""
+    older, other = tmp_path / "older" / "hpccarbon", tmp_path / "other" / "hpccarbon"
+    for package in (older, other):
+        package.mkdir(parents=True)
+    ours = Path(hpccarbon.__file__).parent
+    for name in ours.iterdir():
+        (older / name.name).symlink_to(name)
+    (older / "__init__.py").unlink()
+    (older / "__init__.py").write_text((ours / "__init__.py").read_text() + '\n__version__ = "0.0.9"\n')
+    (other / "__init__.py").touch()
+    for package, said in (
+        (older, rf"workers run hpccarbon 0\.0\.9, this is {hpccarbon.__version__}"),
+        (other, r"a worker cannot load hpccarbon: .*\(install the same release there\)"),
+    ):
+        with (
+            worker_with(package, empty),
+            pytest.raises(HpcCarbonError, match=said),
+            dask_crew(empty),
+        ):
+            pass
+
+
+def test_without_the_extra_the_command_says_what_to_install() -> None:
+    code = "import sys; sys.modules['dask_jobqueue'] = None\nfrom hpccarbon.cli import main\nmain()"
+    argv = [sys.executable, "-c", code, "aggregate", "--executor", "dask", "--scheduler", "tcp://127.0.0.1:1"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "dask_jobqueue is not installed: pip install 'hpccarbon[dask]'" in done.stderr
+
+
+def test_slurm_that_would_take_no_worker_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sbatch refuses before anything is submitted; the environment, certificates and SIGTERM are as they were."""
+    for name, body in (
+        ("sbatch", "echo 'sbatch: error: invalid partition specified: x' >&2; exit 1"),
+        ("scancel", ":"),
+    ):
+        tool = tmp_path / name
+        tool.write_text(f'#!/bin/sh\necho "{name} $*" >>{tmp_path}/asked\n{body}\n')
+        tool.chmod(0o755)
+    monkeypatch.delenv("SLURM_CONF", raising=False)
+    before, handler = dict(os.environ), signal.getsignal(signal.SIGTERM)
+    with (
+        pytest.raises(SlurmError, match=r"workers: .*invalid partition specified: x.*; see --slurm-option"),
+        slurm_crew(Batch(Slurm(bin_dir=str(tmp_path)), 2, ("--partition=x",)), tmp_path / "scratch"),
+    ):
+        pass
+    asked = (tmp_path / "asked").read_text().splitlines()
+    assert [line.split()[:2] for line in asked[:1]] == [["sbatch", "--test-only"]]
+    assert asked[1].startswith("scancel --name=hpccarbon-") and len(asked) == 2
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert (dict(os.environ), signal.getsignal(signal.SIGTERM)) == (before, handler)
+
+
+def test_workers_that_die_as_fast_as_they_come_are_given_up(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dask's own client: with it closed, what waits for an hour hears that its workers were lost."""
+    import distributed
+
+    monkeypatch.setattr(remote, "_LOOK_S", 0.02)
+    connect: Any = distributed.Client
+    cluster = SimpleNamespace(worker_spec=dict.fromkeys(range(3)))
+    with connect(empty, set_as_default=False) as client:
+        over = threading.Event()
+        watch = threading.Thread(target=remote._watch, args=(cluster, client, 2, over), daemon=True)
+        watch.start()
+        time.sleep(0.2)
+        assert client.status == "running", "three were started, and may still come"
+        cluster.worker_spec |= dict.fromkeys(range(3, 14))
+        watch.join(5)
+        assert client.status == "closed"
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,18 @@ def test_a_ledger_with_one_other_microjoule_stays(packed: Path) -> None:
     assert names(packed) == ["packed.json", "shards.tar"]
 
 
+def test_a_ledger_file_that_cannot_be_compared_keeps_the_pack(packed: Path) -> None:
+    path = index.ledger_path(packed, "alpha", maker.HOUR)
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[4 : len(data) // 3] = bytes(len(data) // 3 - 4)  # the footer still says what it was made of
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    ((action, why),) = kept(packed, LATER)
+    assert action == "keep" and f"hour=10: cannot compare {path} with the shards" in why
+    assert names(packed) == ["packed.json", "shards.tar"]
+
+
 def test_a_pack_with_an_untrusted_shard_is_never_removed(tmp_path: Path) -> None:
     paths = maker.site(tmp_path, hours=1, nodes=2)
     paths[0].write_bytes(paths[0].read_bytes()[:-9])

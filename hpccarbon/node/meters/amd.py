@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from hpccarbon.config import Config
-from hpccarbon.errors import MeterError
+from hpccarbon.errors import MeterError, MeterMissing
 from hpccarbon.node.meters import Finding, Gpu
 from hpccarbon.node.meters.amdlibrary import AmdLibrary
 from hpccarbon.node.meters.gauge import Integral
@@ -197,6 +197,8 @@ class AmdMeter:
             try:
                 file = self._root.open(f"{directory}/{name}")
                 file.read_int()
+            except MeterMissing:
+                continue
             except MeterError as err:
                 unknown = unknown or err
                 continue

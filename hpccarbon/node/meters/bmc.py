@@ -80,10 +80,11 @@ class BmcMeter:
         return [Reading("bmc", self._kind, at_ns, energy_uj)]
 
     def refresh(self) -> bool:
-        """Start the helper again if it ended."""
+        """Start the helper again if it ended, or could not be started."""
         if self._helper is not None and self._helper.poll() is not None:
             self._reason = f"the helper process ended with {self._helper.returncode}"
             self.close()
+        if self._helper is None:
             self._start()
         return False
 

@@ -159,18 +159,16 @@ class Redfish:
         self._session = urlsplit(headers.get("Location", "")).path
 
     def _get(self, path: str) -> Any:
-        for attempt in (1, 2):
+        status, _, body = self._ask("GET", path)
+        if status == 401 and not self._basic:
+            self._token = ""  # the session timed out
+            self._log_in()
             status, _, body = self._ask("GET", path)
-            if status == 401 and attempt == 1 and not self._basic:
-                self._token = ""  # the session timed out
-                self._log_in()
-                continue
-            if status in (401, 403):
-                raise Refused(f"the BMC refuses these credentials (HTTP {status})")
-            if status != 200:
-                raise PollError(f"HTTP {status} for {path}")
-            return json.loads(body)
-        raise PollError("the BMC ends every session at once")
+        if status in (401, 403):
+            raise Refused(f"the BMC refuses these credentials (HTTP {status})")
+        if status != 200:
+            raise PollError(f"HTTP {status} for {path}")
+        return json.loads(body)
 
     def _ask(self, method: str, path: str, body: str | None = None) -> tuple[int, Mapping[str, str], bytes]:
         """One request; a connection that the BMC has closed meanwhile is made once more. Never follows a redirect

@@ -53,15 +53,14 @@ class Weights:
         """
         if self.name == CPU_TIME:
             return
-        present = set()
-        for key, directory, cpus in groups:
-            present.add(key)
-            if key not in self._counters:
-                self._begin(key, directory, self._cpus if cpus is None else cpus)
-        for key in self._counters.keys() - present:
+        present = {key: (directory, cpus) for key, directory, cpus in groups}
+        for key in self._counters.keys() - present.keys():  # first: there may be no room for the others yet
             counter, _ = self._counters.pop(key)
             self._descriptors -= len(counter)
             counter.close()
+        for key, (directory, cpus) in present.items():
+            if key not in self._counters:
+                self._begin(key, directory, self._cpus if cpus is None else cpus)
 
     def _begin(self, key: Key, directory: str, cpus: Sequence[int]) -> None:
         if self._descriptors + len(cpus) > MOST_DESCRIPTORS:
