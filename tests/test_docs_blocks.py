@@ -97,3 +97,10 @@ def test_make_targets_that_are_named_exist() -> None:
     assert (
         sorted({f"{page}: make {target}" for page, target in named(r"`make ([a-z-]+)") if target not in targets}) == []
     )
+
+
+def test_nobody_is_sent_to_a_package_index_for_hpccarbon() -> None:
+    """It is on none: whoever takes the name there would be installed."""
+    texts = [*PAGES, *(CHECKOUT / "hpccarbon").rglob("*.py"), *(CHECKOUT / "docs").rglob("*.ipynb")]
+    asked = re.compile(r"pip (?:install|download) (?!.*--no-index)[^\n`]*\bhpccarbon(?![./-])")
+    assert [str(path) for path in texts if asked.search(path.read_text(encoding="utf-8"))] == []
