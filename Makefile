@@ -79,7 +79,7 @@ accuracy: setup ## the division and the peers' published formulas against a know
 golden: setup ## rewrite the golden files of the commands' output; review the diff
 	HPCCARBON_GOLDEN=1 $(BIN)/python -m pytest -q tests/report tests/summary tests/test_cli.py tests/site/test_audit.py
 
-docs: setup ## rewrite the generated pages, docs/cli.md and docs/schema.md
+docs: setup ## rewrite the pages that are made from the code, docs/cli.md, schema.md, config.md, api.md among them
 	$(BIN)/python docs/generate.py
 
 site: setup ## the pages of docs/ as a site in build/site; a warning is an error

@@ -1,4 +1,4 @@
-"""Writes what is made from the code: docs/cli.md, schema.md, report_json.md, config.md, and the README's badges.
+"""Writes what is made from the code: docs/cli.md, schema.md, report_json.md, config.md, api.md, the README's badges.
 
 python docs/generate.py          writes them (`make docs`)
 python docs/generate.py --check  exits 1 naming those that are not what the code says
@@ -11,7 +11,7 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -22,11 +22,17 @@ from hpccarbon import schema
 from hpccarbon.carbon import series
 from hpccarbon.cli import FOR_EVERYONE, FOR_OPERATORS, Entry, group
 from hpccarbon.config import Config
+from hpccarbon.report import compare, frames
 from hpccarbon.report.budget import BudgetReport
 from hpccarbon.report.job import JobReport
 from hpccarbon.report.summary import Summary
 from hpccarbon.report.usage import UsageReport
+from hpccarbon.site import ledger
+from hpccarbon.slurm.record import JobRecord
 from hpccarbon.submit.advise import Advised
+from hpccarbon.tracker.data import EmissionsData
+from hpccarbon.tracker.decorator import track_emissions
+from hpccarbon.tracker.emissions import EmissionsTracker
 
 HERE = Path(__file__).resolve().parent
 MADE = "<!-- Made from the code by docs/generate.py (`make docs`): changes belong there. -->\n"
@@ -158,19 +164,29 @@ def schema_page() -> str:
         " more. A release reads the versions named here and refuses others by name.\n",
     ]
     for title, columns, version, text in FILES:
-        parts += [f"## {title}, version {version}\n", text + "\n"]
-        rows = [
-            (f"`{column.name}`", _type(column.type), "yes" if column.nullable else "no", column.unit, column.meaning)
-            for column in columns
-        ]
-        parts.append(table(("column", "type", "may be null", "unit", "meaning"), rows))
+        parts += [f"## {title}, version {version}\n", text + "\n", _columns(columns)]
     summed = ", ".join(f"`{name}`" for name in schema.SUM_COLUMNS)
     largest = ", ".join(f"`{name}`" for name in schema.MAX_COLUMNS)
     parts.append(
         f"Added up from shards to ledger and from ledger to report: {summed} (null and a value is the value, null and"
         f" null stays null). Of {largest} the largest value is kept.\n"
     )
+    parts += [
+        "## Jobs, as `hpccarbon export` and `load_jobs` give them\n",
+        "One row per job that used energy in a period, or held nodes then as accounting knows: `hpccarbon export`"
+        " as csv and parquet, and [`load_jobs(...).table`](api.md#jobs). Energy and grams are those within the period."
+        " Nothing of it is stored; a release may add columns.\n",
+        _columns(schema.JOB_TABLE),
+    ]
     return "\n".join(parts)
+
+
+def _columns(columns: Iterable[schema.Column]) -> str:
+    rows = [
+        (f"`{column.name}`", _type(column.type), "yes" if column.nullable else "no", column.unit, column.meaning)
+        for column in columns
+    ]
+    return table(("column", "type", "may be null", "unit", "meaning"), rows)
 
 
 def _type(word: str) -> str:
@@ -347,6 +363,108 @@ def _config_type(kind: Any) -> str:
     return {str: "text", int: "integer", float: "number", bool: "true or false"}[kind]
 
 
+# ---- api.md ---------------------------------------------------------------------------------------------------------
+
+
+def api_page() -> str:
+    """What `import hpccarbon` offers: each call, what it returns, and what that contains."""
+    parts = [
+        "# Python API\n",
+        MADE,
+        "What `import hpccarbon` offers; each name is loaded when it is first asked for. How it is used:"
+        " [the tracker](tracker.md), [reports](reports.md), [SQL](sql.md). Types are Python's; `pa` is pyarrow, `pd`"
+        " pandas. What is not known is None or null, never 0, unless the table says so.\n",
+        "## In a job\n",
+        _autodoc("autoclass", "hpccarbon.EmissionsTracker"),
+        _call("EmissionsTracker", EmissionsTracker.__init__, "the tracker, not yet started"),
+        "Its `final_emissions: float | None`, kg CO2e, and `final_emissions_data: EmissionsData | None`,"
+        " [the row](#emissionsdata), hold the result after `flush` and `stop`. As a context manager it starts and stops"
+        " by itself.\n",
+        _members(EmissionsTracker),
+        _autodoc("autoclass", "hpccarbon.OfflineEmissionsTracker"),
+        _autodoc("autofunction", "hpccarbon.track_emissions"),
+        _call("track_emissions", track_emissions, "the function, decorated: its own results and exceptions stay"),
+        _autodoc("autoclass", "hpccarbon.OutputMethod"),
+        "### EmissionsData\n",
+        f"`hpccarbon.tracker.data.EmissionsData`: {_about(EmissionsData)}\n",
+        _members(EmissionsData),
+        "### In a notebook: `%%carbon`\n",
+        "`%load_ext hpccarbon.tracker.notebook` makes the cell magic `%%carbon [PROJECT]`. It runs the cell with a"
+        " tracker around it and returns nothing: below the cell stands a table of energy, its dynamic part, whose it"
+        " is, grams and time, and the variable `_carbon` holds [the row](#emissionsdata), with `project_name` PROJECT,"
+        " or `cell`. No file is written.\n",
+        "## After the jobs\n",
+        _autodoc("autofunction", "hpccarbon.load_jobs"),
+        _call("load_jobs", frames.load_jobs, "[Jobs](#jobs)"),
+        "### Jobs\n",
+        f"`hpccarbon.report.frames.Jobs`: {_about(frames.Jobs)}\n",
+        _members(frames.Jobs),
+        "The columns of `table` and `to_pandas()` stand in"
+        " [the schema](schema.md#jobs-as-hpccarbon-export-and-load_jobs-give-them); the DataFrame's index is `job`."
+        " [CarbonOf](report_json.md#carbonof) and [SetAside](report_json.md#setaside) are those of the JSON. `len()` is"
+        " the number of jobs.\n",
+        _autodoc("autofunction", "hpccarbon.compare"),
+        _call("compare", compare.compare, "[Comparison](#comparison)"),
+        "### Comparison\n",
+        f"`hpccarbon.report.compare.Comparison`: {_about(compare.Comparison)} As text it is the table that the command"
+        " prints; a notebook shows it as HTML.\n",
+        _members(compare.Comparison),
+        "### Model\n",
+        f"`hpccarbon.report.compare.Model`: {_about(compare.Model)}\n",
+        _members(compare.Model),
+        "## The ledger\n",
+        _autodoc("autoclass", "hpccarbon.site.ledger.Ledger", "members"),
+        _members(ledger.Ledger),
+        "### Selection and EnergyRow\n",
+        f"`hpccarbon.site.ledger.Selection`: {_about(ledger.Selection)}\n",
+        _members(ledger.Selection),
+        f"`hpccarbon.site.ledger.EnergyRow`: {_about(ledger.EnergyRow)}\n",
+        _members(ledger.EnergyRow),
+        "### JobRecord\n",
+        f"`Ledger.jobs()` gives `hpccarbon.slurm.record.JobRecord`: {_about(JobRecord)}\n",
+        _members(JobRecord, {column.name: column.meaning for column in schema.JOBS}),
+    ]
+    return "\n".join(parts)
+
+
+def _autodoc(directive: str, name: str, *options: str) -> str:
+    lines = [f".. {directive}:: {name}", *(f"   :{option}:" for option in options)]
+    return "```{eval-rst}\n" + "\n".join(lines) + "\n```\n"
+
+
+def _call(name: str, function: Any, returns: str) -> str:
+    """A call with its arguments and their types, and what comes back."""
+    arguments = str(inspect.signature(function)).replace("'", "").replace("(self, ", "(").rpartition(" -> ")[0]
+    if len(arguments) > 100:
+        arguments = "(\n    " + re.sub(r", (?=\w+: |\*)", ",\n    ", arguments[1:-1]) + ",\n)"
+    return f"```text\n{name}{arguments}\n```\n\nReturns {returns}.\n"
+
+
+def _about(documented: type) -> str:
+    return " ".join(inspect.cleandoc(documented.__doc__ or "").split())
+
+
+def _members(documented: type, meanings: Mapping[str, str] | None = None) -> str:
+    """Fields with their types, then properties and methods with what they return; without a meaning where fields
+    have none of their own, because the class's text tells them."""
+    (defined,) = ast.parse(inspect.getsource(documented)).body
+    assert isinstance(defined, ast.ClassDef)
+    told = {**key_meanings(documented), **(meanings or {})}
+    rows = []
+    for part in defined.body:
+        if isinstance(part, ast.AnnAssign) and isinstance(part.target, ast.Name):
+            rows.append((f"`{part.target.id}`", f"`{ast.unparse(part.annotation)}`", told.get(part.target.id, "")))
+        elif isinstance(part, ast.FunctionDef) and not part.name.startswith("_") and part.returns is not None:
+            shown = any(isinstance(one, ast.Name) and one.id == "property" for one in part.decorator_list)
+            arguments = ast.unparse(part.args).removeprefix("self").removeprefix(", ")
+            meaning = " ".join((ast.get_docstring(part) or "").partition("\n\n")[0].split()).replace("<", "&lt;")
+            name = f"`{part.name}`" if shown else f"`{part.name}({arguments})`"
+            rows.append((name, f"`{ast.unparse(part.returns)}`", meaning))
+    heads = ("name", "type, or what it returns", "meaning")
+    told_all = all(meaning for _, _, meaning in rows)
+    return table(heads, rows) if told_all else table(heads[:2], [row[:2] for row in rows])
+
+
 # ---- badges ---------------------------------------------------------------------------------------------------------
 
 COLUMN_PX, MARGIN_PX = 6.6, 14
@@ -416,6 +534,7 @@ PAGES = {
     "schema.md": schema_page,
     "report_json.md": json_page,
     "config.md": config_page,
+    "api.md": api_page,
     "badges/python.svg": lambda: badge("Python", _python()),
     "badges/slurm.svg": lambda: badge("tried with Slurm", _slurm()),
     "badges/licence.svg": lambda: badge("licence", _project("license")),

@@ -96,6 +96,46 @@ JOBS: tuple[Column, ...] = (
     Column("nodelist", "text", True, "", "nodes in Slurm's hostlist notation"),
 )
 """A job record: one run of one job as Slurm's accounting knows it."""
+
+JOB_TABLE: tuple[Column, ...] = (
+    Column("cluster", "text", False, "", "cluster of the ledger"),
+    Column("job", "text", False, "", "the id as people write it: 123, array task 123_4, component 123+1"),
+    Column("job_id", "int64", False, "", "raw Slurm job id (JobIDRaw)"),
+    Column("name", "text", True, "", "job name: chosen by the user, hostile until escaped (csv and xdmod escape it)"),
+    Column("user", "text", True, "", "user name, as accounting knows it, else as the hooks told it"),
+    Column("uid", "int64", True, "", "Unix user id, likewise"),
+    Column("account", "text", True, "", "Slurm account, likewise"),
+    Column("partition", "text", True, "", "Slurm partition, likewise"),
+    Column("qos", "text", True, "", "Slurm QOS"),
+    Column("restart", "int32", True, "", "how often it was requeued; state, times and nodes are those of its last run"),
+    Column("state", "text", True, "", "Slurm state: COMPLETED, FAILED, CANCELLED, TIMEOUT, ..."),
+    Column("exit_code", "text", True, "", "exit code as Slurm prints it, code:signal"),
+    Column("submit", "microsecond", True, "UTC", "submit time"),
+    Column("start", "microsecond", True, "UTC", "start time"),
+    Column("end", "microsecond", True, "UTC", "end time, null while running"),
+    Column("elapsed_s", "int64", True, "s", "run time on the wall clock"),
+    Column("alloc_nodes", "int32", True, "nodes", "nodes held; without a record those on which it used energy"),
+    Column("alloc_cores", "int32", True, "cores", "Slurm CPUs held on all nodes"),
+    Column("alloc_tres", "text", True, "", "AllocTRES as Slurm prints it"),
+    Column("nodelist", "text", True, "", "nodes in Slurm's hostlist notation"),
+    Column("energy_uj", "int64", True, "µJ", "energy in the period, all its runs; null where no meter was ever read"),
+    Column("energy_kwh", "float64", True, "kWh", "the same for people; 0 where rows are there and no meter was read"),
+    Column("co2e_g", "float64", True, "g CO2e", "grams of that, with node factor and PUE; null where an hour has none"),
+    Column("cpu_uj", "int64", True, "µJ", "energy of the CPU packages; null where no CPU meter could be read"),
+    Column("dram_uj", "int64", True, "µJ", "energy of the memory; null where no such meter could be read"),
+    Column("gpu_uj", "int64", True, "µJ", "energy of the GPUs; null where no such meter could be read"),
+    Column("other_uj", "int64", True, "µJ", "whole-node meter minus the components; null without a whole-node meter"),
+    Column("static_uj", "int64", True, "µJ", "the part that the hardware draws however busy it is (`idle_uj`)"),
+    Column("modelled_uj", "int64", True, "µJ", "the part that a model estimated, not a sensor"),
+    Column("covered_percent", "float64", True, "%", "part of its node time for which every meter could be read"),
+    Column("measured_percent", "float64", True, "%", "part of the energy that sensors measured; null without energy"),
+    Column("node_hours", "float64", False, "h", "node time that daemons saw in the period"),
+    Column("unseen_node_hours", "float64", False, "h", "node time that accounting knows and no daemon saw"),
+    Column("core_hours", "float64", True, "h", "Slurm CPUs held × time, as daemons saw it"),
+    Column("cpu_hours", "float64", True, "h", "CPU time used"),
+    Column("cpu_used_percent", "float64", True, "%", "cpu_hours / core_hours"),
+)
+"""A row of `load_jobs` and `hpccarbon export`: one job in a period, made by site/jobtable.py, never stored."""
 GPUS_IN_TRES = r"(?:^|,)gres/gpu=(?P<gpus>\d+)"
 """GPUs in `alloc_tres` (`gres/gpu=4,gres/gpu:a100=4`): the untyped sum. For Python, DuckDB and Arrow alike."""
 

@@ -17,7 +17,7 @@ from hpccarbon.carbon.providers.http import Malformed
 from hpccarbon.config import Carbon, Config, Meters, Provider
 from hpccarbon.node import meters
 from hpccarbon.node.sysroot import SysRoot
-from hpccarbon.records import Gap, Reading
+from hpccarbon.records import Reading
 from tests.carbon.server import Answer, Asked, Server
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "CONTRIBUTING.md"
@@ -25,38 +25,65 @@ SINCE = datetime(2026, 11, 20, 9, tzinfo=timezone.utc)
 UNTIL = datetime(2026, 11, 20, 11, tzinfo=timezone.utc)
 
 
-def example(name: str) -> ModuleType:
-    """The code block of the page that defines a class of this name, as a module that can be imported."""
+def block(of: str) -> str:
+    """The code block of the page that has this line's beginning."""
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    (code,) = (block for block in blocks if f"class {name}" in block)
-    assert len([line for line in code.splitlines() if line]) < 50, "the page promises under 50 lines"
-    module = ModuleType(f"example_{name}")
-    exec(compile(code, str(PAGE), "exec"), module.__dict__)
-    sys.modules[module.__name__] = module
-    return module
+    (code,) = (one for one in blocks if f"\n{of}" in one)
+    return str(code)
+
+
+def lines(code: str) -> int:
+    """How many there are, without the empty ones."""
+    return len([line for line in code.splitlines() if line])
+
+
+def module(name: str, code: str) -> ModuleType:
+    """The code as a module that can be imported."""
+    made = ModuleType(name)
+    exec(compile(code, str(PAGE), "exec"), made.__dict__)
+    sys.modules[name] = made
+    return made
 
 
 @pytest.fixture
-def strip() -> Iterator[None]:
-    """The meter has its line in the table, as the page says."""
-    meters.TABLE["strip"] = example("StripMeter").__name__
-    yield
-    del meters.TABLE["strip"]
+def strip() -> Iterator[ModuleType]:
+    """The meter where the page puts it, with its line in the table."""
+    made = module("hpccarbon.node.meters.strip", block("class StripMeter"))
+    meters.TABLE["strip"] = made.__name__
+    meters.__dict__["strip"] = made
+    yield made
+    del meters.TABLE["strip"], meters.__dict__["strip"], sys.modules[made.__name__]
+
+
+def test_a_meter_and_its_test_are_as_short_as_the_page_says() -> None:
+    assert lines(block("class StripMeter")) + lines(block("def test_what_is_no_number")) < 50
 
 
 @pytest.mark.usefixtures("strip")
-def test_the_meter_counts_is_listed_and_leaves_a_gap(tmp_path: Path) -> None:
+def test_the_meters_own_test_passes_and_can_fail(tmp_path: Path) -> None:
+    code = block("def test_what_is_no_number")
+    module("example_test", code).test_what_is_no_number_is_a_gap_and_not_a_zero(tmp_path / "right")
+    wrong = module("example_test", code.replace('"123456', '"0'))
+    with pytest.raises(AssertionError):
+        wrong.test_what_is_no_number_is_a_gap_and_not_a_zero(tmp_path / "wrong")
+
+
+@pytest.mark.usefixtures("strip")
+def test_the_meter_is_listed_and_forgets_no_channel(tmp_path: Path) -> None:
     config = Config(meters=Meters(enabled=("strip",)))
     counter = tmp_path / "run" / "power-strip" / "energy_uj"
-    (absent,) = meters.discover(SysRoot(tmp_path), config)
-    assert (list(absent.channels), [finding.state for finding in absent.findings]) == ([], ["missing"])
+    (found,) = meters.discover(SysRoot(tmp_path), config)
+    assert (list(found.channels), [finding.state for finding in found.findings]) == ([], ["missing"])
+    assert found.read(at_ns=6) == []
     counter.parent.mkdir(parents=True)
     counter.write_text("123456\n")
-    assert absent.refresh()
-    assert absent.read(at_ns=7) == [Reading("strip", "outlet", 7, 123456)]
-    counter.write_text("out of order\n")
-    assert absent.read(at_ns=8) == [Gap("strip", "outlet", 8, "expected one integer")]
-    absent.close()
+    assert found.refresh()
+    assert not found.refresh()
+    assert found.read(at_ns=7) == [Reading("strip", "outlet", 7, 123456)]
+    counter.unlink()
+    assert found.refresh()
+    assert (list(found.channels), found.read(at_ns=8)) == ([], [])
+    found.close()
 
 
 @pytest.mark.parametrize("value", [412.5, None])
@@ -82,5 +109,7 @@ def test_the_provider_refuses_what_was_not_documented() -> None:
 def made(url: str) -> Service:
     """The example as `providers.make` makes a service."""
     given = Provider(base_url=url, timeout_s=2)
-    service: Service = example("RegionalGrid").RegionalGrid(given, Carbon().basis, UNTIL, lambda wait_s: None)
+    service: Service = module("example_grid", block("class RegionalGrid")).RegionalGrid(
+        given, Carbon().basis, UNTIL, lambda wait_s: None
+    )
     return service

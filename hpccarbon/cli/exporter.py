@@ -79,7 +79,7 @@ class Collector:
             from hpccarbon.report.metrics import Names
         except ImportError as err:
             raise HpcCarbonError(
-                "the exporter needs prometheus-client, which is not installed (pip install 'hpccarbon[exporter]')"
+                "prometheus-client is not installed (install the extra exporter: docs/howto/offline.md)"
             ) from err
         self._config, self._cluster, self._zone = config, cluster or config.cluster, zone
         self._names = Names(max_series), Names(max_series)

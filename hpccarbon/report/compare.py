@@ -21,38 +21,45 @@ J_PER_KWH = 3.6e6
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a comparison: the mean of a name's runs, each run summed over its nodes.
-
-    `energy_j` is metered energy without PUE, None where the rows are CodeCarbon's own (then `kwh` alone is known).
-    `per_point_g` is the CO2e per point of the metric (`Comparison.point`). `method`: measured, modelled, mixed or
-    unknown (CodeCarbon's rows do not tell).
-    """
+    """One line of a comparison: the mean of a name's runs, each run summed over its nodes."""
 
     name: str
+    """`project_name` of its runs."""
     runs: int
+    """How many there are."""
     seconds: float
+    """The longest of a run's nodes."""
     kwh: float
+    """`energy_consumed`: with PUE, as the rows have it."""
     co2e_g: float
+    """`emissions`, in grams."""
     energy_j: float | None
+    """Metered energy without PUE; None where the rows are CodeCarbon's own (then `kwh` alone is known)."""
     dynamic_j: float | None
+    """The part of it that follows the work; None likewise."""
     method: str
+    """measured, modelled, mixed or unknown (CodeCarbon's rows do not tell)."""
     metrics: dict[str, float]
+    """What all its runs logged, by name."""
     per_point_g: float | None = None
+    """CO2e per point of the metric (`Comparison.point`); None without a metric, where less is better, or at 0."""
     pareto: bool = False
+    """Whether no other model is better in both, CO2e and metric (without one: time)."""
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
-    """Models, least CO2e first.
-
-    `metric` is what the models achieved (None: nothing was logged by all), `point` how much of it one point is (0.01
-    where all values lie between 0 and 1). `best` emits least per point; without a metric, least.
-    """
+    """Models beside each other."""
 
     models: list[Model]
+    """Least CO2e first."""
     metric: str | None
+    """What the models achieved; None: nothing was logged by all."""
     higher_is_better: bool
+    """As it was asked."""
     point: float
+    """How much of the metric one point is: 0.01 where all values lie between 0 and 1, else 1."""
     best: str
+    """The name of the model that emits least per point; without a metric, least."""
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per model, the metrics as columns of their own."""

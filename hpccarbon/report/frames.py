@@ -25,12 +25,18 @@ When = str | date | datetime
 
 
 class Jobs:
-    """Jobs and what they used. A notebook shows the largest of them; `to_pandas()` and `table` have all.
+    """Jobs and what they used. A notebook shows the largest of them; `to_pandas()` and `table` have all."""
 
-    Attributes:
-        table: an Arrow table, one row per job; units are in the columns' names, what is not known is null.
-        carbon: how the grams were made. set_aside: files that could not be trusted and are in no figure.
-    """
+    table: pa.Table
+    """One row per job (`schema.JOB_TABLE`); units are in the columns' names, what is not known is null."""
+    since: datetime
+    """Where the period begins, aware."""
+    until: datetime
+    """Where it ends, not included."""
+    carbon: list[CarbonOf]
+    """How the grams were made, by place: intensity, PUE, ranges, sources."""
+    set_aside: list[SetAside]
+    """Files that could not be trusted and are in no figure, with the reason."""
 
     def __init__(
         self, table: pa.Table, since: datetime, until: datetime, carbon: list[CarbonOf], faults: list[SetAside]

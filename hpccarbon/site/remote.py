@@ -159,7 +159,7 @@ def _distributed() -> Any:
         import dask_jobqueue  # noqa: F401 - both or none
         import distributed
     except ImportError as err:
-        raise HpcCarbonError(f"{err.name} is not installed: pip install 'hpccarbon[dask]'") from err
+        raise HpcCarbonError(f"{err.name} is not installed (install the extra dask: docs/howto/offline.md)") from err
     finally:
         # dask-jobqueue makes Ctrl-C an exit with status 0 when it is loaded: whoever called us would take it for done.
         if threading.current_thread() is threading.main_thread():

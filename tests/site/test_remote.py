@@ -32,7 +32,7 @@ from hpccarbon.site.executor import Crew, open_crew
 from hpccarbon.site.remote import Batch, dask_crew, slurm_crew
 from tests.lab import Lab
 
-pytest.importorskip("dask_jobqueue", reason="NO DASK: pip install 'hpccarbon[dask]'")
+pytest.importorskip("dask_jobqueue", reason="NO DASK: pip install '.[dask]'")
 pytest_plugins = ("tests.lab.fixture",)
 SITE = Site(nodes=4, hours=30, seed=5)
 Ledger = dict[str, bytes]

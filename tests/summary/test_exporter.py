@@ -103,6 +103,24 @@ def test_no_user_and_no_job_has_a_series(living: Path) -> None:
     assert labels <= {"cluster", "holder", "account", "partition", "budget", "version"}
 
 
+def test_the_page_lists_what_is_exposed_with_types_and_labels(living: Path, tmp_path: Path) -> None:
+    node, sampler = worked(tmp_path)
+    textfile = Textfile(tmp_path / "hpccarbon.prom", "alpha", "n1")
+    textfile.add(sampler.pending)
+    textfile.write(node.wall_ns, 1, [channel.key for channel in sampler.channels], sampler.gaps)
+    text = (tmp_path / "hpccarbon.prom").read_text() + exposition(living)
+    labels: dict[str, set[str]] = {}
+    for name, has in parsed(text):
+        labels.setdefault(name, set()).update(label for label, _ in has)
+    exposed = {name: (kind, labels.get(name)) for name, kind in re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE)}
+
+    page = DASHBOARD.parent.parent.joinpath("dashboards.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(hpccarbon_\w+)` \| (\w+) \| (.*?) \| .+? \| .+? \|$", page, re.MULTILINE)
+    listed = {name: (kind, set(re.findall(r"`(\w+)`", told))) for name, kind, told in rows}
+    assert listed == exposed
+    assert set(re.findall(r"\bhpccarbon_(?!%n)\w+", page)) <= exposed.keys(), "in the text or the alerts"
+
+
 def exposed(known: Snapshot, limit: int) -> str:
     """A snapshot as Prometheus is given it."""
     from prometheus_client import CollectorRegistry, generate_latest

@@ -201,7 +201,7 @@ class NvmlMeter:
             try:
                 import pynvml
             except ImportError:
-                advice = "pip install nvidia-ml-py (hpccarbon[nvml])"
+                advice = "pip install nvidia-ml-py (the extra nvml)"
                 self._take(_Inventory((), (_failing("pynvml", "the Python package nvidia-ml-py is missing", advice),)))
                 return
             self._nvml = pynvml

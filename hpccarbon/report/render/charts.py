@@ -157,7 +157,7 @@ def _svg(spec: Mapping[str, Any], width: int) -> str:
         import vl_convert
     except ImportError as err:
         raise HpcCarbonError(
-            "charts need vl-convert-python, which is not installed (pip install 'hpccarbon[charts]')"
+            "charts need vl-convert-python, which is not installed (install the extra charts: docs/howto/offline.md)"
         ) from err
     whole = {"$schema": _SCHEMA, "width": width, "height": _HEIGHT, "config": _CONFIG, **spec}
     return _lean(vl_convert.vegalite_to_svg(whole, vl_version=VEGA_LITE, allowed_base_urls=[]))

@@ -136,7 +136,7 @@ def _draw(comparison: Comparison, kind: str) -> bytes:
         import vl_convert
     except ImportError as err:
         raise HpcCarbonError(
-            "charts need vl-convert-python, which is not installed (pip install 'hpccarbon[charts]')"
+            "charts need vl-convert-python, which is not installed (install the extra charts: docs/howto/offline.md)"
         ) from err
     spec = specification(comparison)
     if kind == "png":

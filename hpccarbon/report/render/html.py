@@ -85,7 +85,9 @@ def _environment() -> jinja2.Environment:
     try:
         import jinja2
     except ImportError as err:
-        raise HpcCarbonError("pages need jinja2, which is not installed (pip install 'hpccarbon[charts]')") from err
+        raise HpcCarbonError(
+            "pages need jinja2, which is not installed (install the extra charts: docs/howto/offline.md)"
+        ) from err
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hpccarbon.report.render", "templates"),
         autoescape=True,
