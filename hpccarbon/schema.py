@@ -119,7 +119,7 @@ JOB_TABLE: tuple[Column, ...] = (
     Column("alloc_tres", "text", True, "", "AllocTRES as Slurm prints it"),
     Column("nodelist", "text", True, "", "nodes in Slurm's hostlist notation"),
     Column("energy_uj", "int64", True, "µJ", "energy in the period, all its runs; null where no meter was ever read"),
-    Column("energy_kwh", "float64", True, "kWh", "the same for people; 0 where rows are there and no meter was read"),
+    Column("energy_kwh", "float64", True, "kWh", "the same for people"),
     Column("co2e_g", "float64", True, "g CO2e", "grams of that, with node factor and PUE; null where an hour has none"),
     Column("cpu_uj", "int64", True, "µJ", "energy of the CPU packages; null where no CPU meter could be read"),
     Column("dram_uj", "int64", True, "µJ", "energy of the memory; null where no such meter could be read"),

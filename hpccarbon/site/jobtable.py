@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from hpccarbon import schema
 from hpccarbon.site.engine import quoted
 from hpccarbon.site.groups import SCALE, Factors, weigh
 from hpccarbon.site.ledger import Ledger, Selection
@@ -21,12 +22,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SUMS = ("cpu_uj", "dram_uj", "gpu_uj", "other_uj", "idle_uj", "modelled_uj", "cpu_time_us", "present_ms", "covered_ms")
+_METERED = " OR ".join(f"{name} IS NOT NULL" for name in schema.ENERGY_COLUMNS)
+"""Rows of which any energy is known: what nobody measured is null, and not 0 kWh."""
 _USED = f"""
 SELECT job_id, max(cluster) AS cluster, max("user") AS "user", max(account) AS account,
     max("partition") AS "partition", max(uid) AS uid,
-    {", ".join(f"sum({name})::BIGINT AS {name}" for name in _SUMS)}, sum(energy_uj)::BIGINT AS energy_uj,
+    {", ".join(f"sum({name})::BIGINT AS {name}" for name in _SUMS)},
+    (sum(energy_uj) FILTER ({_METERED}))::BIGINT AS energy_uj,
     (sum(alloc_cores::HUGEINT * present_ms) * 1000)::BIGINT AS core_us, count(DISTINCT node)::INTEGER AS nodes,
-    CASE WHEN count(*) FILTER (scaled IS NULL AND energy_uj > 0) = 0
+    CASE WHEN count(*) FILTER (scaled IS NULL AND energy_uj > 0) = 0 AND count(*) FILTER ({_METERED}) > 0
         THEN sum(energy_uj::HUGEINT * scaled) / {SCALE * UJ_PER_KWH}::DOUBLE END AS co2e_g
 FROM weighed GROUP BY job_id
 """  # noqa: S608 - column names are our own
@@ -55,9 +59,7 @@ SELECT coalesce(used.cluster, lacking.cluster) AS cluster,
     coalesce(known.account, used.account) AS account, coalesce(known."partition", used."partition") AS "partition",
     known.qos, known.restart, known.state, known.exit_code, known.submit, known.start, known."end", known.elapsed_s,
     coalesce(known.alloc_nodes, used.nodes) AS alloc_nodes, known.alloc_cores, known.alloc_tres, known.nodelist,
-    CASE WHEN used.cpu_uj IS NOT NULL OR used.dram_uj IS NOT NULL OR used.gpu_uj IS NOT NULL
-        OR used.other_uj IS NOT NULL THEN used.energy_uj END AS energy_uj,
-    used.energy_uj / {uj_per_kwh} AS energy_kwh, used.co2e_g, used.cpu_uj, used.dram_uj, used.gpu_uj, used.other_uj,
+    used.energy_uj, used.energy_uj / {uj_per_kwh} AS energy_kwh, used.co2e_g, used.cpu_uj, used.dram_uj, used.gpu_uj, used.other_uj,
     used.idle_uj AS static_uj, used.modelled_uj,
     100.0 * coalesce(used.covered_ms, 0)
         / nullif(coalesce(used.present_ms, 0) + coalesce(lacking.lack_ms, 0), 0) AS covered_percent,

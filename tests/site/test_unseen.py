@@ -175,6 +175,13 @@ def test_where_no_daemon_ever_ran_jobs_are_known_and_their_energy_is_not(tmp_pat
     ]
 
 
+def test_a_job_that_was_seen_where_nothing_could_be_read_has_no_energy_and_not_none_of_it(tmp_path: Path) -> None:
+    seen(tmp_path, 1, cpu_uj=None)
+    (row,) = job_table(Ledger(tmp_path, "alpha"), Selection()).to_pylist()
+    assert (row["energy_uj"], row["energy_kwh"], row["co2e_g"]) == (None, None, None)
+    assert row["node_hours"] == 1.0
+
+
 def test_sums_are_the_same_with_and_without_records(tmp_path: Path) -> None:
     seen(tmp_path, 1)
     ledger = Ledger(tmp_path, "alpha")
