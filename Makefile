@@ -63,8 +63,8 @@ lint: setup ## ruff, mypy --strict, no dead code, no unused dependency
 	$(BIN)/vulture
 	$(BIN)/deptry .
 
-bench: setup ## benchmarks: each a ratio in one run; prints a table, writes build/bench.json
-	$(BIN)/python -m bench
+bench: setup ## benchmarks: each a ratio in one run; prints a table, writes build/bench.json; NAMES="day dask big year": minutes
+	$(BIN)/python -m bench $(NAMES)
 
 fuzz: setup ## 120,000 damaged inputs for everything that reads what others wrote; INPUTS=, SEED=; prints a table
 	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable '.[fuzz]'
