@@ -77,12 +77,12 @@ def test_the_kernel_counts_one_group_and_not_the_other(groups: list[Path]) -> No
     faults = [Counter(PAGE_FAULTS, group, CPUS) for group in descriptors]
     for descriptor in descriptors:
         os.close(descriptor)
-    burn(groups[0], SPIN.format(0.4))
+    burn(groups[0], SPIN.format(1.5))
     burn(groups[1], "x = bytearray(100 << 20)")
     used = [int((group / "cpu.stat").read_text().split()[1]) * 1000 for group in groups]
     counted = [clock.count() for clock in clocks]
     assert counted == [pytest.approx(one, rel=0.05, abs=60e6) for one in used]  # on a busy machine the two differ more
-    assert counted[0] > 0.4e9 > counted[1]
+    assert counted[0] > 1.5e9 > counted[1]
     assert faults[1].count() > faults[0].count() + 50, "100 MiB, be it in pages of 2 MiB"
     groups[0].rmdir()
     assert clocks[0].count() == counted[0], "there is a last reading after the group is gone"
