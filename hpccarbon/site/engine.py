@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,15 +82,33 @@ def write_parquet(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.new")
     try:
-        con.execute(
-            f"COPY ({query}) TO {quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd,"
-            f" ROW_GROUP_SIZE {row_group_rows}, KV_METADATA {{{pairs}}})"
-        )
+        with _whole_groups(con):
+            con.execute(
+                f"COPY ({query}) TO {quoted(str(temporary))} (FORMAT parquet, COMPRESSION zstd,"
+                f" ROW_GROUP_SIZE {row_group_rows}, KV_METADATA {{{pairs}}})"
+            )
         durable(temporary)
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     durable(target.parent)
+
+
+@contextlib.contextmanager
+def _whole_groups(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """One thread for the time of a writing: with more of them DuckDB before 2 joins a small last row group to the one
+    before it, and the same rows would be other bytes."""
+    import duckdb
+
+    if int(duckdb.__version__.partition(".")[0]) >= 2:
+        yield
+        return
+    ((before,),) = con.execute("SELECT current_setting('threads')").fetchall()
+    con.execute("SET threads = 1")
+    try:
+        yield
+    finally:
+        con.execute(f"SET threads = {int(before)}")
 
 
 def durable(path: Path) -> None:
