@@ -409,11 +409,13 @@ def bounded(directory: Path, rng: random.Random, short: bool, ticks: int | None 
     world = World.alone(directory)
     work = Work(world.node, rng)
     budget_s = 2.0 if short else 120.0
+    # The store has hours of rows to forget before it is as large as it gets, however slow the machine is.
+    least = 2_000
     begun = time.monotonic()
     done = 0
     early: tuple[int, int, int] | None = None
     before = after = 0  # the largest store of either half; a list of all would grow itself
-    while (passed := done / ticks if ticks else (time.monotonic() - begun) / budget_s) < 1:
+    while (passed := done / ticks if ticks else min((time.monotonic() - begun) / budget_s, done / least)) < 1:
         for _ in range(60):
             work.change(start=rate, end=rate)
             work.run(30 * NS_PER_S if short else NS_PER_S)

@@ -113,7 +113,7 @@ def test_days_and_months_are_those_of_the_reader(tmp_path: Path) -> None:
     march, april = date(2026, 3, 31), date(2026, 4, 1)
     assert days == {(march, "ada"): Unseen(HOUR_MS - 1000, 0), (april, "ada"): Unseen(2 * HOUR_MS - 1000, 1)}
     months = lack(tmp_path, "month", zone="Europe/Berlin", now=LATER + 9 * H)
-    assert list(months) == [("2026-03",), ("2026-04",)]
+    assert months.keys() == {("2026-03",), ("2026-04",)}
     hours = lack(tmp_path, "holder", "hour", now=LATER + 9 * H)
     assert hours == {("job", evening + n * H): Unseen(HOUR_MS - 1000, 1) for n in (1, 2, 3)}
 

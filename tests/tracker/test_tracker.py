@@ -190,7 +190,7 @@ for _ in range(15):
     )
     ratios = [float(line) for line in done.stdout.split()]
     assert len(ratios) == 15
-    assert max(ratios) < 1.3, "twice would be 2"
+    assert max(ratios) < 1.6, "twice would be 2"
     assert min(ratios) > 0.7
 
 

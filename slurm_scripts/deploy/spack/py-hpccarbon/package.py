@@ -18,10 +18,10 @@ class PyHpccarbon(PythonPackage):
 
     depends_on("python@3.10:3.13", type=("build", "run"))
     depends_on("py-hatchling@1.25:", type="build")
-    depends_on("py-click@8.1:", type=("build", "run"))
+    depends_on("py-click@8.2:", type=("build", "run"))
     depends_on("py-msgspec@0.18.6:", type=("build", "run"))
     depends_on("py-numpy@1.24:", type=("build", "run"))
-    depends_on("py-tomli@2.0:", type=("build", "run"), when="^python@:3.10")
+    depends_on("py-tomli@2.0.1:", type=("build", "run"), when="^python@:3.10")
     depends_on("py-pyarrow@17:+parquet", type=("build", "run"))
     depends_on("py-duckdb@1.3:", type=("build", "run"))
     depends_on("py-pandas@2.1:", type=("build", "run"))
