@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpccarbon.errors import MeterMissing
+from hpccarbon.errors import MeterMalformed, MeterMissing
 from hpccarbon.node.sysroot import SysRoot, parse_cpu_list
 from hpccarbon.node.usage import cgroup
 from hpccarbon.node.usage.jobs import JobFiles, facts, parse_variables
-from hpccarbon.node.usage.processes import ProcessTime, parse_stat
+from hpccarbon.node.usage.processes import ProcessTime, members, parse_stat
 from hpccarbon.node.usage.watch import Watch
 
 CPU_STAT = "usage_usec 1234567\nuser_usec 1000000\nsystem_usec 234567\n"
@@ -215,6 +215,48 @@ def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:
     assert cgroup.job_of_sluid(root, layout, group) == 4711
 
 
+def test_a_sluid_that_no_slurmstepd_tells_of_yet_has_no_job(tmp_path: Path) -> None:
+    scope = f"{V2}/system.slice/slurmstepd.scope"
+    job = f"{scope}/s0123456789ABC"
+    put(tmp_path, f"{V2}/cgroup.controllers", "cpu\n")
+    put(tmp_path, f"{V2}/tasks")  # a file where directories are looked for
+    put(tmp_path, f"{scope}/cpu.stat", CPU_STAT)
+    put(tmp_path, f"{job}/cpu.stat", CPU_STAT)
+    put(tmp_path, f"{job}/step_batch/slurm/cgroup.procs", "17\n")
+    put(tmp_path, "proc/17/cmdline", "sleep\x001\x00")
+    root = SysRoot(tmp_path)
+    layout = cgroup.find_layout(root, "n1")
+    assert layout is not None
+    (group,) = cgroup.job_directories(root, layout)
+    assert cgroup.job_of_sluid(root, layout, group) is None
+
+
+@pytest.mark.parametrize(
+    ("version", "text", "why"),
+    [(2, "user_usec 5\n", "expected CPU time"), (2, "usage_usec -5\n", "negative"), (1, "-5\n", "negative")],
+)
+def test_a_count_that_is_none_is_malformed(tmp_path: Path, version: int, text: str, why: str) -> None:
+    put(tmp_path, "usage", text)
+    file = SysRoot(tmp_path).open("usage")
+    with pytest.raises(MeterMalformed, match=why):
+        cgroup.read_usage(file, version)
+    file.close()
+
+
+def test_members_of_a_group_are_its_numbers_and_its_tasks_where_these_are_asked_for(tmp_path: Path) -> None:
+    put(tmp_path, "group/cgroup.procs", "5\nx\n")
+    put(tmp_path, "group/task_0/cgroup.procs", "6\n")
+    root = SysRoot(tmp_path)
+    assert list(members(root, "group", levels=1)) == [5]
+    assert list(members(root, "group")) == [5, 6]
+
+
+def test_a_small_file_that_never_ends_is_cut(tmp_path: Path) -> None:
+    with (tmp_path / "endless").open("w") as file:
+        file.truncate(64 << 20)
+    assert len(SysRoot(tmp_path).text("endless")) < 8 << 20
+
+
 @given(cpus=st.sets(st.integers(0, 300), max_size=40))
 def test_cpu_lists_read_back(cpus: set[int]) -> None:
     text = ",".join(str(cpu) for cpu in sorted(cpus))
@@ -382,4 +424,6 @@ def test_the_nodes_cpu_time_is_known_before_slurm_made_a_group(tmp_path: Path) -
         put(tmp_path / name, "proc/stat", stat)
         put(tmp_path / name, relative, text)
         assert cgroup.NodeTime(SysRoot(tmp_path / name)).read_ns() == wanted_ns, name
-    assert cgroup.NodeTime(SysRoot(tmp_path / "nothing")).read_ns() is None
+    nothing = cgroup.NodeTime(SysRoot(tmp_path / "nothing"))
+    assert nothing.read_ns() is None
+    nothing.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -164,3 +165,12 @@ def test_records_only_ever_narrow_the_search(tmp_path: Path, recorded: list[JobR
         jobs.write_cursor(tmp_path, "alpha", cursor)
         assert Ledger(tmp_path).energy(Selection(job_ids=(1000,)), by=("hour",)) == expected
         assert len(Ledger(tmp_path).energy(Selection(job_ids=(1000, 1001)), by=("job_id",))) == 2
+
+
+def test_what_is_noted_of_a_file_that_changed_since_excludes_nothing(tmp_path: Path) -> None:
+    with connect(1) as con:
+        jobs.merge(con, tmp_path, "alpha", [record(1), record(2)])
+    (file,) = jobs.job_files(tmp_path, "alpha")
+    assert jobs.holding([file], [7]) == []
+    os.utime(file, ns=(1, 1))
+    assert jobs.holding([file], [7]) == [file]

@@ -341,3 +341,14 @@ def test_a_time_without_a_zone_is_refused(tmp_path: Path) -> None:
     maker.site(tmp_path, hours=1, nodes=1)
     with pytest.raises(ValueError, match="since and until need a time zone"):
         Ledger(tmp_path, "alpha").energy(Selection(since=datetime(2026, 3, 1)))
+
+
+def test_an_hour_without_a_job_is_not_opened_for_one(tmp_path: Path) -> None:
+    rows = [maker.row(maker.HOUR, "system", cpu_uj=5)]
+    maker.write(tmp_path, [*rows, *maker.meter_rows(rows)])
+    with open_crew(1) as crew:
+        aggregate(tmp_path, "alpha", crew)
+    ledger_path(tmp_path, "alpha", maker.HOUR).write_bytes(b"not Parquet, of the same name")
+    ledger = Ledger(tmp_path, "alpha")
+    assert ledger.energy(Selection(job_ids=(5,))) == []
+    ledger.close()
