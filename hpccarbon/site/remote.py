@@ -15,6 +15,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ _CONNECT_S = 10
 _DEATH_S = 30
 """A worker that has not heard of its scheduler for so long ends: what remains of us after kill -9."""
 _LOOK_S = 2.0
+_REMOVALS, _MAKING_S = 40, 60
 _PREFIX, _LOCK = ".workers-", "lock"
 """What a run keeps for its workers lies in a folder of its own, and a lock in it says that the run is alive."""
 _RETRIES = 3
@@ -88,8 +90,7 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
     with (
         _environment(batch.settings),
         _sigterm_unwinds(),
-        tempfile.TemporaryDirectory(prefix=_PREFIX, dir=scratch) as folder,
-        exclusive(Path(folder, _LOCK)),
+        _own_folder(scratch) as folder,
         contextlib.ExitStack() as stack,
     ):
         logging.getLogger("distributed").setLevel(logging.ERROR)  # of its own lost workers it says too much
@@ -105,12 +106,12 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
             interface=batch.interface,
             local_directory=tempfile.gettempdir(),
             scheduler_options={"dashboard_address": "127.0.0.1:0", "dashboard": False},
-            security=_certificates(Path(folder)),
+            security=_certificates(folder),
             python=sys.executable,
         )
         stack.callback(_cancel, batch.settings, name)
         stack.callback(cluster.close, timeout=_CONNECT_S)
-        _would_run(batch.settings, cluster.job_script(), Path(folder))
+        _would_run(batch.settings, cluster.job_script(), folder)
         client = stack.enter_context(distributed.Client(cluster, set_as_default=False))
         cluster.adapt(minimum=0, maximum=batch.workers, target_duration="1s", wait_count=3)
         over = threading.Event()
@@ -120,12 +121,30 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
         yield _crew(client, batch.workers)
 
 
+@contextlib.contextmanager
+def _own_folder(scratch: Path) -> Iterator[Path]:
+    """A folder for this run, locked for as long as it runs, and removed after it."""
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=scratch))
+    try:
+        with exclusive(folder / _LOCK):
+            yield folder
+    finally:
+        for _ in range(_REMOVALS):  # workers that were cancelled still write the last lines of their logs
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.25)
+
+
 def _sweep(scratch: Path) -> None:
     """Remove the folders of aggregators that were killed: nobody holds their locks any more."""
     for folder in scratch.glob(f"{_PREFIX}*"):
         lock = folder / _LOCK
-        if lock.exists():  # one that has none yet is just being made
-            with contextlib.suppress(HpcCarbonError), exclusive(lock):
+        with contextlib.suppress(HpcCarbonError, OSError):
+            if lock.exists():
+                with exclusive(lock):
+                    shutil.rmtree(folder, ignore_errors=True)
+            elif time.time() - folder.stat().st_mtime > _MAKING_S:  # a younger one may just be being made
                 shutil.rmtree(folder, ignore_errors=True)
 
 
