@@ -15,6 +15,7 @@ from hpccarbon.carbon.statement import Statement
 from hpccarbon.errors import HpcCarbonError
 from hpccarbon.report.figures import JSON_VERSION, CarbonOf, Figures, Means, SetAside, added, percent
 from hpccarbon.schema import GPUS_IN_TRES
+from hpccarbon.site.unseen import TOLERANCE_MS
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -374,8 +375,8 @@ def _elapsed_s(rows: Sequence[EnergyRow], records: Sequence[JobRecord], figures:
 
 
 def _node_ms(record: JobRecord) -> int:
-    """The node-time that a run had at least: Slurm's stamps are whole seconds, their difference may be one too many."""
-    return max(0, (record.elapsed_s or 0) - 1) * (record.alloc_nodes or 0) * 1000
+    """The node-time that a run had at least."""
+    return max(0, (record.elapsed_s or 0) * 1000 - TOLERANCE_MS) * (record.alloc_nodes or 0)
 
 
 def _fact(rows: Sequence[EnergyRow], place: int) -> str | None:

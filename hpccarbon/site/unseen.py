@@ -87,9 +87,10 @@ def of_selected(
     now: datetime | None = None,
 ) -> list[dict[tuple[Key, ...], Unseen]]:
     """The same, where the view `selected` is there already (`Ledger.ask`)."""
-    if not lacks(con, ledger, selection, now):
+    told = [by if set(by) <= _COLUMNS.keys() | set(_TIMES) else None for by in groupings]
+    if not any(by is not None for by in told) or not lacks(con, ledger, selection, now):
         return [{} for _ in groupings]
-    return [_of(con, by, ledger.timezone, _only(ledger)) for by in groupings]
+    return [{} if by is None else _of(con, by, ledger.timezone, _only(ledger)) for by in told]
 
 
 def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, now: datetime | None = None) -> bool:
@@ -170,8 +171,6 @@ def _lacking(cluster: str | None, *, periods: bool) -> str:
 def _of(
     con: duckdb.DuckDBPyConnection, by: Sequence[str], zone: str, cluster: str | None
 ) -> dict[tuple[Key, ...], Unseen]:
-    if set(by) - _COLUMNS.keys() - set(_TIMES):
-        return {}
     times = [word for word in by if word in _TIMES]
     keys_of = _spans(con, times, zone) if times else {0: {}}
     columns = ", ".join(["period", *(_COLUMNS[word] for word in by if word in _COLUMNS)])

@@ -201,34 +201,28 @@ def test_a_job_is_suspended_when_all_of_its_processes_are_stopped(
     assert cgroup.suspended(SysRoot(tmp_path), layout, group) == expected
 
 
-def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:
+def job_by_title(root: Path, title: str) -> int | None:
+    """The job of the only SLUID directory, in one of whose steps a process of this title runs."""
     scope = f"{V2}/system.slice/slurmstepd.scope"
-    put(tmp_path, f"{V2}/cgroup.controllers", "cpu\n")
-    put(tmp_path, f"{scope}/cpu.stat", CPU_STAT)
-    put(tmp_path, f"{scope}/s0123456789ABC/cpu.stat", CPU_STAT)
-    put(tmp_path, f"{scope}/s0123456789ABC/step_batch/slurm/cgroup.procs", "777\n")
-    put(tmp_path, "proc/777/cmdline", "slurmstepd: [4711.batch]\0")
-    root = SysRoot(tmp_path)
-    layout = cgroup.find_layout(root, "n1")
+    put(root, f"{V2}/cgroup.controllers", "cpu\n")
+    put(root, f"{V2}/tasks")  # a file where directories are looked for
+    put(root, f"{scope}/cpu.stat", CPU_STAT)
+    put(root, f"{scope}/s0123456789ABC/cpu.stat", CPU_STAT)
+    put(root, f"{scope}/s0123456789ABC/step_batch/slurm/cgroup.procs", "777\n")
+    put(root, "proc/777/cmdline", title)
+    here = SysRoot(root)
+    layout = cgroup.find_layout(here, "n1")
     assert layout is not None
-    (group,) = cgroup.job_directories(root, layout)
-    assert cgroup.job_of_sluid(root, layout, group) == 4711
+    (group,) = cgroup.job_directories(here, layout)
+    return cgroup.job_of_sluid(here, layout, group)
+
+
+def test_a_sluid_is_named_by_its_slurmstepd(tmp_path: Path) -> None:
+    assert job_by_title(tmp_path, "slurmstepd: [4711.batch]\0") == 4711
 
 
 def test_a_sluid_that_no_slurmstepd_tells_of_yet_has_no_job(tmp_path: Path) -> None:
-    scope = f"{V2}/system.slice/slurmstepd.scope"
-    job = f"{scope}/s0123456789ABC"
-    put(tmp_path, f"{V2}/cgroup.controllers", "cpu\n")
-    put(tmp_path, f"{V2}/tasks")  # a file where directories are looked for
-    put(tmp_path, f"{scope}/cpu.stat", CPU_STAT)
-    put(tmp_path, f"{job}/cpu.stat", CPU_STAT)
-    put(tmp_path, f"{job}/step_batch/slurm/cgroup.procs", "17\n")
-    put(tmp_path, "proc/17/cmdline", "sleep\x001\x00")
-    root = SysRoot(tmp_path)
-    layout = cgroup.find_layout(root, "n1")
-    assert layout is not None
-    (group,) = cgroup.job_directories(root, layout)
-    assert cgroup.job_of_sluid(root, layout, group) is None
+    assert job_by_title(tmp_path, "sleep\x001\x00") is None
 
 
 @pytest.mark.parametrize(
