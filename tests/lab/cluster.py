@@ -671,7 +671,7 @@ class Lab:
         return self.process(f"daemon-{name}") or self._pid_file(name)
 
     def _pid_file(self, name: str) -> Process | None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, IndexError):  # a file that is being written is empty
             process = identity(int((self.nodes[name].run_dir / "daemon.pid").read_text().split()[0]))
             # A stale file may hold the pid of anyone: only what runs inside the lab counts.
             if process in members([self.group]):

@@ -56,7 +56,10 @@ ALONE_ONES: tuple[dict[str, str], ...] = tuple(
 SAID_ONLY = ("help", "usage", "version", "test-only")
 ELSEWHERE = {"hold", "parsable", "wrap", "wait"}
 """Given to every job here, or in a test of their own."""
-_WHEN = re.compile(r"\b(Submit|Eligible|Accrue|Sched|Start|End|LastSched|SuspendTime|Deadline)\w*=\S+|\bScheduler=\S+")
+_OWN = re.compile(
+    r"\b(Submit|Eligible|Accrue|Sched|Start|End|LastSched|SuspendTime|Deadline)\w*=\S+|\b(Scheduler|SLUID)=\S+"
+)
+"""What no two jobs have in common, or need not."""
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def outcome(lab: Lab, argv: list[str], stdin: str | None = None) -> tuple[int, s
     told = "".join(line for line in done.stderr.splitlines(keepends=True) if not line.startswith("hpccarbon: "))
     for number, one in enumerate(sorted({*ids, *re.findall(r"(?:JobId|HetJobIdSet)=(\d+)", shown)}, key=int)):
         shown = re.sub(rf"(?<!\d){one}(?!\d)", f"<{number}>", shown)
-    return done.returncode, re.sub(r"\d+", "N", done.stdout), re.sub(r"job \d+", "job N", told), _WHEN.sub("", shown)
+    return done.returncode, re.sub(r"\d+", "N", done.stdout), re.sub(r"job \d+", "job N", told), _OWN.sub("", shown)
 
 
 def compare(lab: Lab, argv: list[str], stdin: str | None = None) -> tuple[int, str, str, str]:
