@@ -471,7 +471,7 @@ def usage_report(
     from hpccarbon.report import usage as build
     from hpccarbon.report.figures import set_aside
     from hpccarbon.site.ledger import Selection
-    from hpccarbon.site.unseen import NOTHING, unseen
+    from hpccarbon.site.unseen import unseen_and_counts
 
     holders = ("job",) if filters.by_job else ("job", "system", "unallocated")
     selection = Selection(
@@ -484,9 +484,8 @@ def usage_report(
     asked = asked or Asked(_applied(config))
     applied = asked.applied
     rows, carbon = applied.of_selection(ledger, selection, ("holder", *words))
-    lacks, whole = unseen(ledger, selection, [("holder", *words), ()])
-    counts = ledger.job_counts(selection, ("holder", *words))
-    lines, total = build.usage_rows(by, rows, counts, (lacks, whole.get((), NOTHING)))
+    lacks, whole, counts = unseen_and_counts(ledger, selection, ("holder", *words))
+    lines, total = build.usage_rows(by, rows, counts, (lacks, whole))
     applied.hold(ledger, selection)
     if "job" in by:
         place = by.index("job")

@@ -210,6 +210,8 @@ class Ledger:
 
         Counted by the engine: a month's million jobs are one number for each user, never a million rows.
         """
+        if "job" not in selection.holders:
+            return {(): 0}
         counted = self._answer(msgspec.structs.replace(selection, holders=("job",)), lambda: self._count_jobs(by))
         return counted or {(): 0}
 
@@ -682,13 +684,13 @@ def _conditions(selection: Selection) -> list[str]:
     conditions.append(_among("holder", selection.holders))
     if selection.nodes is not None:
         conditions.append(_among("node", selection.nodes))
-    return conditions + _named(selection)
+    return conditions + named(selection)
 
 
 def ran_within(selection: Selection) -> list[str]:
     """The selection as SQL conditions on job records; holders and nodes are not among them."""
     conditions = [] if selection.job_ids is None else [_among("job_id", selection.job_ids)]
-    conditions += _named(selection)
+    conditions += named(selection)
     if selection.until is not None:
         conditions.append(f"start < {_sql_time(selection.until)}")
     if selection.since is not None:
@@ -696,7 +698,8 @@ def ran_within(selection: Selection) -> list[str]:
     return conditions
 
 
-def _named(selection: Selection) -> list[str]:
+def named(selection: Selection) -> list[str]:
+    """Users, accounts and partitions as SQL conditions."""
     pairs = (("user", selection.users), ("account", selection.accounts), ("partition", selection.partitions))
     return [_among(f'"{name}"', values) for name, values in pairs if values is not None]
 

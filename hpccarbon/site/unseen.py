@@ -14,7 +14,7 @@ import msgspec
 
 from hpccarbon.site.engine import quoted
 from hpccarbon.site.jobs import read
-from hpccarbon.site.ledger import READERS, EnergyRow, Key, Ledger, Selection, local_days, ran_within
+from hpccarbon.site.ledger import READERS, EnergyRow, Key, Ledger, Selection, local_days, named, ran_within
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ _COLUMNS: Mapping[str, str] = {
     "job_id": "job_id",
     **{name: f'"{name}"' for name in _FACTS},
 }
+
+_ROWS = "(SELECT * FROM everyones WHERE holder = 'job')"
+"""Where what was seen of jobs is read from."""
 
 
 class Unseen(NamedTuple):
@@ -79,21 +82,75 @@ def unseen(
     return ledger.ask(selection, question, even_empty=True) or [{} for _ in groupings]
 
 
+def unseen_and_counts(
+    ledger: Ledger, selection: Selection, by: Sequence[str], now: datetime | None = None
+) -> tuple[dict[tuple[Key, ...], Unseen], Unseen, dict[tuple[Key, ...], int]]:
+    """What no daemon saw of each group, and of all; and `Ledger.job_counts`: both by one look at each job."""
+
+    def question(
+        con: duckdb.DuckDBPyConnection, _: list[datetime]
+    ) -> tuple[list[dict[tuple[Key, ...], Unseen]], dict[tuple[Key, ...], int] | None]:
+        counts, rows = None, _ROWS
+        if set(by) <= _COLUMNS.keys():  # a job is in one group, or nearly: with hours or nodes it is in many
+            counts, rows = _counted(con, by, selection, _only(ledger)), "shown"
+        return of_selected(con, ledger, selection, [by, ()], now, rows), counts
+
+    (lacking, whole), counts = ledger.ask(selection, question, even_empty=True) or ([{}, {}], None)
+    if counts is None:
+        counts = ledger.job_counts(selection, by)
+    return lacking, whole.get((), NOTHING), counts
+
+
+def _counted(
+    con: duckdb.DuckDBPyConnection, by: Sequence[str], selection: Selection, cluster: str | None
+) -> dict[tuple[Key, ...], int]:
+    """Make the table `shown`, the jobs with rows: cluster, job_id, present_ms, and the facts needed; and count them."""
+    narrowed = named(selection)
+    wanted = [name for name in _FACTS if name in by or getattr(selection, f"{name}s") is not None]
+    facts = "".join(f', "{name}"' for name in wanted)
+    key = f"job_id{facts}{', cluster' if cluster is None else ''}"
+    only = "" if cluster is None else f", {quoted(cluster)} AS cluster"
+    con.execute(
+        f"CREATE OR REPLACE TEMP TABLE shown AS"  # noqa: S608 - column names are our own
+        f" SELECT {key}{only}, sum(present_ms)::BIGINT AS present_ms FROM {_ROWS} GROUP BY {key}"
+    )
+    number = f"count(DISTINCT {'(cluster, job_id)' if cluster is None else 'job_id'})"
+    source = f"FROM shown WHERE {' AND '.join(narrowed) or 'true'}"
+    ((total,),) = con.execute(f"SELECT {number} {source}").fetchall()
+    counts: dict[tuple[Key, ...], int] = {(): total}
+    if by and total:
+        # A row of `shown` is a job where nothing but what is grouped by tells its rows apart.
+        number = "count(*)" if set(wanted) <= set(by) and (cluster or "cluster" in by) else number
+        columns = ", ".join(_COLUMNS[word] for word in by)
+        counts |= {
+            tuple(values): count
+            for *values, count in con.execute(f"SELECT {columns}, {number} {source} GROUP BY ALL").fetchall()
+        }
+    return counts
+
+
 def of_selected(
     con: duckdb.DuckDBPyConnection,
     ledger: Ledger,
     selection: Selection,
     groupings: Sequence[Sequence[str]],
     now: datetime | None = None,
+    rows: str = _ROWS,
 ) -> list[dict[tuple[Key, ...], Unseen]]:
-    """The same, where the view `selected` is there already (`Ledger.ask`)."""
+    """`unseen`, where the views of `Ledger.ask` are there already."""
     told = [by if set(by) <= _COLUMNS.keys() | set(_TIMES) else None for by in groupings]
-    if not any(by is not None for by in told) or not lacks(con, ledger, selection, now):
+    if not any(by is not None for by in told) or not lacks(con, ledger, selection, now, rows):
         return [{} for _ in groupings]
     return [{} if by is None else _of(con, by, ledger.timezone, _only(ledger)) for by in told]
 
 
-def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, now: datetime | None = None) -> bool:
+def lacks(
+    con: duckdb.DuckDBPyConnection,
+    ledger: Ledger,
+    selection: Selection,
+    now: datetime | None = None,
+    rows: str = _ROWS,
+) -> bool:
     """Make the tables `runs`, what ended by accounting, cut to the selection's time, and `lacks`: what rows lack of it.
 
     Columns of `lacks`: cluster, job_id, period (0), lack_ms, `whole` (whether the job has no row at all), and the facts
@@ -121,7 +178,7 @@ def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, 
             SELECT cluster, job_id, {begin} AS begin_ms, least(epoch_ms("end"), {_ms(within.until)}) AS end_ms,
                 elapsed_s * 1000.0 / (epoch_ms("end") - epoch_ms(start)) AS awake, alloc_nodes FROM ended
         """)  # noqa: S608
-        con.execute(f"CREATE OR REPLACE TEMP TABLE lacks AS {_lacking(_only(ledger), periods=False)}")
+        _lacking(con, "lacks", _only(ledger), rows)
     except duckdb.Error:
         for its in files.values():
             read(con, its, where)  # names the file
@@ -129,11 +186,15 @@ def lacks(con: duckdb.DuckDBPyConnection, ledger: Ledger, selection: Selection, 
     return True
 
 
-def _lacking(cluster: str | None, *, periods: bool) -> str:
-    """The query for `lacks`, over the tables `runs` and `spans` and the views of `Ledger.ask` and `ended`.
+def _lacking(
+    con: duckdb.DuckDBPyConnection, into: str, cluster: str | None, rows: str = _ROWS, *, periods: bool = False
+) -> None:
+    """Make the table `into`, as `lacks`, from the tables `runs` and `spans` and the views of `Ledger.ask` and `ended`.
 
     Args:
         cluster: the only one; None if there are several.
+        rows: what was seen of jobs, whose sums are those of `_ROWS`.
+        periods: by the periods of `spans`, not all of the time as one.
 
     Method: job by job what was told less what was seen, in one pass; who they are is looked up for those that lack.
     """
@@ -149,15 +210,19 @@ def _lacking(cluster: str | None, *, periods: bool) -> str:
         f'CASE WHEN whole OR seen.job_id IS NULL THEN told."{name}" ELSE seen."{name}" END AS "{name}"'
         for name in _FACTS
     )
-    return f"""
-    WITH lacking AS MATERIALIZED (
-        SELECT {keys}{constants}, sum(node_ms)::BIGINT AS lack_ms, bool_and(by_slurm) AS whole FROM (
-            SELECT {keys}, true AS by_slurm,
-                (greatest(0, {length} * awake - {TOLERANCE_MS}) * alloc_nodes)::BIGINT AS node_ms FROM runs {with_runs}
-            UNION ALL
-            SELECT {keys}, false, -present_ms FROM everyones {with_rows} WHERE holder = 'job'
-        ) GROUP BY {keys} HAVING lack_ms > 0
-    ), told AS (
+    con.execute(f"""
+    CREATE OR REPLACE TEMP TABLE lacking AS
+    SELECT {keys}{constants}, sum(node_ms)::BIGINT AS lack_ms, bool_and(by_slurm) AS whole FROM (
+        SELECT {keys}, true AS by_slurm,
+            (greatest(0, {length} * awake - {TOLERANCE_MS}) * alloc_nodes)::BIGINT AS node_ms FROM runs {with_runs}
+        UNION ALL
+        SELECT {keys}, false, -present_ms FROM {rows} {with_rows}
+    ) GROUP BY {keys} HAVING lack_ms > 0
+    """)  # noqa: S608 - column names are our own
+    # A query of its own: that mostly nobody lacks anything, the engine knows of a table and not of a subquery.
+    con.execute(f"""
+    CREATE OR REPLACE TEMP TABLE {into} AS
+    WITH told AS (
         SELECT cluster, job_id, {facts} FROM ended SEMI JOIN lacking USING (cluster, job_id) GROUP BY ALL
     ), seen AS (
         SELECT cluster, job_id, {facts} FROM selected SEMI JOIN lacking USING (cluster, job_id)
@@ -165,7 +230,7 @@ def _lacking(cluster: str | None, *, periods: bool) -> str:
     )
     SELECT cluster, job_id, period, lack_ms, whole, {either}
     FROM lacking LEFT JOIN told USING (cluster, job_id) LEFT JOIN seen USING (cluster, job_id)
-    """  # noqa: S608 - column names are our own
+    """)  # noqa: S608 - column names are our own
 
 
 def _of(
@@ -174,7 +239,9 @@ def _of(
     times = [word for word in by if word in _TIMES]
     keys_of = _spans(con, times, zone) if times else {0: {}}
     columns = ", ".join(["period", *(_COLUMNS[word] for word in by if word in _COLUMNS)])
-    source = f"({_lacking(cluster, periods=True)})" if times else "lacks"
+    if times:
+        _lacking(con, "lacks_then", cluster, periods=True)
+    source = "lacks_then" if times else "lacks"
     sql = f"SELECT {columns}, sum(lack_ms)::BIGINT, count(*) FILTER (whole) FROM {source} GROUP BY ALL"  # noqa: S608
     found: dict[tuple[Key, ...], Unseen] = {}
     for period, *values, node_ms, jobs in con.execute(sql).fetchall():

@@ -12,11 +12,13 @@ import pytest
 from hpccarbon.errors import ShardError
 from hpccarbon.report.figures import added_groups
 from hpccarbon.site import jobs
+from hpccarbon.site.aggregate import aggregate
 from hpccarbon.site.engine import connect
+from hpccarbon.site.executor import open_crew
 from hpccarbon.site.groups import Grouping, groups
 from hpccarbon.site.jobtable import job_table
 from hpccarbon.site.ledger import Ledger, Selection
-from hpccarbon.site.unseen import DUE, NOTHING, Unseen, unseen
+from hpccarbon.site.unseen import DUE, NOTHING, Unseen, unseen, unseen_and_counts
 from hpccarbon.slurm.record import JobRecord
 from tests.site import maker
 
@@ -150,6 +152,30 @@ def test_selections_narrow_it_and_what_cannot_be_known_is_not_said(tmp_path: Pat
     assert lack(tmp_path, "user", nodes=("n1",)) == {}
     assert lack(tmp_path, "user", holders=("system",)) == {}
     assert lack(tmp_path, "node") == {}
+
+
+def test_looking_at_each_job_once_tells_the_same_as_asking_twice(tmp_path: Path) -> None:
+    with open_crew() as crew:
+        for cluster, nodes in (("alpha", 2), ("beta", 1)):
+            maker.site(tmp_path, hours=2, nodes=nodes, cluster=cluster)
+            aggregate(tmp_path, cluster, crew)
+    known(tmp_path, [record(1), record(1000, length=3 * H), record(1001, user="bob", length=9 * H)])
+    known(tmp_path, [record(1000, user="bob", length=9 * H)], "beta")
+    groupings = [(), ("holder", "user"), ("job",), ("cluster", "account", "user"), ("user", "day"), ("node",)]
+    selections = [
+        Selection(),
+        Selection(users=("bob",)),
+        Selection(accounts=("physics",), partitions=("batch",)),
+        Selection(job_ids=(1, 1000)),
+        Selection(holders=("system",)),
+    ]
+    for ledger in (Ledger(tmp_path, "alpha"), Ledger(tmp_path)):
+        for selection in selections:
+            for by in groupings:
+                lacking, whole = unseen(ledger, selection, [by, ()], LATER)
+                counts = ledger.job_counts(selection, tuple("job_id" if word == "job" else word for word in by))
+                told = unseen_and_counts(ledger, selection, by, LATER)
+                assert told == (lacking, whole.get((), NOTHING), counts), (selection, by)
 
 
 def test_without_records_nothing_is_missed(tmp_path: Path) -> None:
