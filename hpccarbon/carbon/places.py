@@ -55,6 +55,10 @@ class Places:
             self._known[key] = self._nodes.get(node or "") or self._by_partition(partition) or HERE
         return self._known[key]
 
+    def stand(self) -> dict[str, tuple[str | None, str | None]]:
+        """Place -> a node and a partition that stand there, of all that were asked for; `HERE` needs neither."""
+        return {place: pair for pair, place in self._known.items()} | {HERE: (None, None)}
+
     def carbon_of(self, place: str) -> Carbon:
         """`[carbon]` as it is in this place."""
         if place == HERE:

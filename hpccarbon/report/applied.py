@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from hpccarbon.carbon.embodied import UG_PER_G, UNALLOCATED, Held, hardware, share
-from hpccarbon.carbon.footprint import Factors
+from hpccarbon.carbon.footprint import Factors as HourFactors
 from hpccarbon.carbon.places import Places
 from hpccarbon.carbon.statement import Statement, held_of, statement
 from hpccarbon.config import Config
 from hpccarbon.errors import CarbonError
 from hpccarbon.report.figures import CarbonOf, Figures
 from hpccarbon.site.ledger import Selection
+from hpccarbon.site.weigh import Factors, energy_by_place
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -89,34 +90,20 @@ class Applied:
         self, ledger: Ledger, selection: Selection, by: Sequence[str]
     ) -> tuple[list[EnergyRow], list[CarbonOf]]:
         """Rows of any kind, with grams where a zone is configured, and how they were made."""
+        several = self.places.several
         try:
-            if self.places.several:
-                return self._of_places(ledger, selection, by)
-            factors = self.places.factors()
-            if factors.zone is None:
+            if not several and self.places.factors().zone is None:
                 return ledger.energy(selection, by), self._said({})
-            hours = {_hour(row.key[0]): row.energy_uj for row in ledger.energy(selection, ("hour",))}
-            self.located = [(hour, None, None, energy_uj) for hour, energy_uj in hours.items()]
-            return ledger.energy(selection, by, factors.mapping(hours)), self._said({"": hours})
+            place_of = self.places.place_of if several else None
+            used = ledger.ask(selection, lambda con, _: energy_by_place(con, place_of)) or {}
+            stand = self.places.stand()
+            self.located = [
+                (hour, *stand[place], energy_uj) for place, its in used.items() for hour, energy_uj in its.items()
+            ]
+            said = self._said(used)
+            return ledger.energy(selection, by, factors_of(self.places)), said
         except CarbonError as err:
             return ledger.energy(selection, by), [self._no_grams(err)]
-
-    def _of_places(
-        self, ledger: Ledger, selection: Selection, by: Sequence[str]
-    ) -> tuple[list[EnergyRow], list[CarbonOf]]:
-        """The same for a cluster whose nodes stand in several places: each row's grams are those of its parts."""
-        parts: dict[tuple[Any, ...], list[Located]] = {}
-        hours: dict[str, dict[datetime, int]] = {}
-        for row in ledger.energy(selection, (*by, "hour", "node", "partition")):
-            *key, at, node, partition = row.key
-            located = (_hour(at), _name(node), _name(partition), row.energy_uj)
-            parts.setdefault(tuple(key), []).append(located)
-            used = hours.setdefault(self.places.place_of(*located[1:3]), {})
-            used[located[0]] = used.get(located[0], 0) + row.energy_uj
-        self.located = [located for group in parts.values() for located in group]
-        said = self._said(hours)
-        rows = ledger.energy(selection, by)
-        return [msgspec.structs.replace(row, grams=self.places.grams(parts.get(row.key, ()))) for row in rows], said
 
     def statement(self, figures: Figures, per: Per | None = None) -> Statement | None:
         """All that carbon has to say of what was asked for last; None where no zone is configured or known.
@@ -201,8 +188,15 @@ class Applied:
     def _no_grams(self, err: CarbonError) -> CarbonOf:
         """A zone that is not known takes the grams away, not the energy."""
         self._fault = err
-        nowhere = Factors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
+        nowhere = HourFactors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
         return CarbonOf(place="", energy_uj=0, method=msgspec.structs.replace(nowhere, notes=[str(err)]))
+
+
+def factors_of(places: Places) -> Factors:
+    """The factors of a cluster's places, for the ledger's engine."""
+    return Factors(
+        lambda place, hours: places.factors(place).mapping(hours), places.place_of if places.several else None
+    )
 
 
 def located_of(row: EnergyRow) -> Located:

@@ -14,11 +14,12 @@ from hpccarbon.carbon.places import Places
 from hpccarbon.carbon.statement import Statement, statement
 from hpccarbon.errors import CarbonError
 from hpccarbon.report import summary as build
-from hpccarbon.report.applied import Applied
+from hpccarbon.report.applied import Applied, factors_of
 from hpccarbon.report.budget import BudgetLine, budget_line, period_of
 from hpccarbon.report.figures import CarbonOf, Figures, added_groups, set_aside
-from hpccarbon.site.groups import Factors, Group, Grouping, groups, largest_jobs
+from hpccarbon.site.groups import Group, Grouping, groups, largest_jobs
 from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.site.weigh import Factors
 
 if TYPE_CHECKING:
     from hpccarbon.config import Config
@@ -40,7 +41,6 @@ class Period:
         self.config, self.ledger, self.since, self.until = config, ledger, since, until
         self.places = places or Places(config.carbon, config.shared("intensity"))
         self.fault: CarbonError | None = None
-        self._stand: dict[str, tuple[str | None, str | None]] = {}
         self.factors = self._make()
 
     def selection(self, **narrowed: tuple[str, ...] | None) -> Selection:
@@ -78,7 +78,8 @@ class Period:
         """
         if self.factors is None:
             return None
-        rows = [(at, *self._stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
+        stand = self.places.stand()
+        rows = [(at, *stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
         applied = Applied(self.config)
         applied.hold(self.ledger, self.selection(holders=("job",)))
         told = statement(self.places, rows, applied.held or None, energy_spread=figures.energy_spread)
@@ -106,15 +107,7 @@ class Period:
         except CarbonError as err:
             self.fault = err
             return None
-        return Factors(self._place_of, self._mapping) if any(zones) else None
-
-    def _mapping(self, place: str, hours: Sequence[datetime]) -> dict[datetime, float]:
-        return self.places.factors(place).mapping(hours)
-
-    def _place_of(self, node: str | None, partition: str | None) -> str:
-        place = self.places.place_of(node, partition)
-        self._stand.setdefault(place, (node, partition))
-        return place
+        return factors_of(self.places) if any(zones) else None
 
 
 def _by_place(hours: Iterable[Group]) -> Iterable[tuple[datetime, str, int]]:

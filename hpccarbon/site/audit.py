@@ -13,7 +13,8 @@ import msgspec
 
 from hpccarbon import hostlist
 from hpccarbon.site.jobs import read_cursor
-from hpccarbon.site.ledger import ENERGY, JobRecord, Ledger, Selection
+from hpccarbon.site.ledger import JobRecord, Ledger, Selection
+from hpccarbon.site.weigh import ENERGY
 from hpccarbon.units import HOUR_S, UJ_PER_J
 
 if TYPE_CHECKING:

@@ -5,22 +5,19 @@ Only adds up, in the engine: a million jobs never become a million Python object
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hpccarbon.site.engine import quoted
-from hpccarbon.site.ledger import ENERGY, EnergyRow, Key, Ledger, Selection
+from hpccarbon.site.ledger import EnergyRow, Key, Ledger, Selection
 from hpccarbon.site.unseen import NOTHING, Unseen, nothing, of_selected
-from hpccarbon.units import HOUR_S, UJ_PER_KWH
+from hpccarbon.site.weigh import ENERGY, GRAMS, Factors, grams, hour_at, weigh
 
 if TYPE_CHECKING:
     import duckdb
 
-SCALE = 10**12
-"""Factors are integers in the engine, so that sums do not depend on the order of rows."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COLUMN: Mapping[str, str] = {
     "hour": "hour_n",
@@ -32,16 +29,6 @@ _COLUMN: Mapping[str, str] = {
     "node": "node",
     "place": "place",
 }
-
-
-class Factors(NamedTuple):
-    """What turns energy into grams: a place for every node and partition, and g CO2e per metered kWh of its hours.
-
-    `g_per_kwh` is asked once for each place, with the hours that hold data; an hour it leaves out has no grams.
-    """
-
-    place_of: Callable[[str | None, str | None], str]
-    g_per_kwh: Callable[[str, Sequence[datetime]], Mapping[datetime, float]]
 
 
 class Grouping(NamedTuple):
@@ -96,40 +83,6 @@ def _with(found: list[Group], lacks: Mapping[tuple[Key, ...], Unseen]) -> list[G
     return sorted(whole, key=lambda one: [(value is None, value) for value in one.energy.key])
 
 
-def weigh(con: duckdb.DuckDBPyConnection, hours: list[datetime], factors: Factors | None) -> None:
-    """The view `weighed`: the selected rows with their place, their energy, and the factor of their hour (× scale)."""
-    pairs = con.execute('SELECT DISTINCT node, "partition" FROM selected').fetchall()
-    standing = [(node, partition, factors.place_of(node, partition) if factors else "") for node, partition in pairs]
-    places = sorted({place for *_, place in standing})
-    weights = []
-    if factors is not None:
-        for place in places:
-            by_hour = factors.g_per_kwh(place, hours)
-            weights += [
-                (int(hour.timestamp()) // HOUR_S, place, round(factor * SCALE)) for hour, factor in by_hour.items()
-            ]
-    _table(con, "weights", {"hour_n": "BIGINT", "place": "VARCHAR", "scaled": "BIGINT"}, weights)
-    source = f"(SELECT *, {quoted(places[0] if places else '')} AS place FROM selected)"  # noqa: S608
-    if len(places) > 1:  # most clusters stand in one place, and a join by names costs as much as the adding up
-        _table(con, "standing", {"node": "VARCHAR", '"partition"': "VARCHAR", "place": "VARCHAR"}, standing)
-        source = """(SELECT selected.*, place FROM selected JOIN standing ON selected.node = standing.node
-            AND selected."partition" IS NOT DISTINCT FROM standing."partition")"""
-    con.execute(f"""
-        CREATE OR REPLACE TEMP VIEW weighed AS
-        SELECT *, ({ENERGY}) AS energy_uj FROM {source} LEFT JOIN weights USING (hour_n, place)
-    """)  # noqa: S608 - column names are our own
-
-
-def _table(
-    con: duckdb.DuckDBPyConnection, name: str, columns: Mapping[str, str], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    values = {f"c{place}": [row[place] for row in rows] for place in range(len(columns))}
-    selected = ", ".join(
-        f"unnest($c{place}::{kind}[]) AS {column}" for place, (column, kind) in enumerate(columns.items())
-    )
-    con.execute(f"CREATE OR REPLACE TEMP TABLE {name} AS SELECT {selected}", values)
-
-
 _SUMS = ("cpu_uj", "dram_uj", "gpu_uj", "other_uj", "idle_uj", "modelled_uj", "cpu_time_us")
 _HELD_US = "(alloc_cores::HUGEINT * present_ms * 1000)"
 _IDLE_CORES = f"""
@@ -138,8 +91,7 @@ CASE WHEN holder = 'job' AND coalesce(gpu_uj, 0) = 0 AND {_HELD_US} > cpu_time_u
 """
 _MEASURES = f"""
 {", ".join(f"sum({name})" for name in _SUMS)}, max(alloc_cores), max(alloc_gpus), sum({_HELD_US}),
-sum(present_ms), sum(covered_ms), min(first_us), max(last_us), sum(energy_uj::HUGEINT * scaled),
-count(*) FILTER (scaled IS NULL AND energy_uj > 0), sum({_IDLE_CORES})
+sum(present_ms), sum(covered_ms), min(first_us), max(last_us), {GRAMS}, sum({_IDLE_CORES})
 """
 
 
@@ -200,14 +152,11 @@ def _group(
     by: Sequence[str], key: Sequence[Any], values: Sequence[Any], counts: tuple[int, int], with_grams: bool
 ) -> Group:
     *measures, first_us, last_us, weighted, lacking, idle_cores_uj = values
-    # `lacking` counts rows with energy and no factor: an incomplete sum is not a sum.
-    grams = (weighted or 0) / (SCALE * UJ_PER_KWH) if with_grams and not lacking else None
-    read = tuple(
-        _EPOCH + timedelta(hours=value) if word == "hour" else value for word, value in zip(by, key, strict=True)
-    )
+    its_grams = grams(weighted, lacking) if with_grams else None
+    read = tuple(hour_at(value) if word == "hour" else value for word, value in zip(by, key, strict=True))
     jobs, nodes = counts
     first, last = (_EPOCH + timedelta(microseconds=moment) for moment in (first_us, last_us))
-    fields: list[Any] = [read, *measures, nodes, first, last, grams]
+    fields: list[Any] = [read, *measures, nodes, first, last, its_grams]
     return Group(EnergyRow(*fields), jobs, idle_cores_uj or 0)
 
 

@@ -12,9 +12,9 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.site.engine import quoted
-from hpccarbon.site.groups import SCALE, Factors, weigh
 from hpccarbon.site.ledger import Ledger, Selection
 from hpccarbon.site.unseen import lacks
+from hpccarbon.site.weigh import SCALE, Factors, weigh
 from hpccarbon.units import UJ_PER_KWH
 
 if TYPE_CHECKING:

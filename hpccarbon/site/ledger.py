@@ -18,8 +18,9 @@ from hpccarbon import schema
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, jobs, packs, shards, steps
 from hpccarbon.site.engine import OnDemand, connect, quoted, reason
+from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, table, weigh
 from hpccarbon.slurm.record import JobRecord
-from hpccarbon.units import HOUR_S, UJ_PER_KWH
+from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
     import duckdb
@@ -31,8 +32,6 @@ __all__ = ["EnergyRow", "JobRecord", "Key", "Ledger", "Selection"]
 Answer = TypeVar("Answer")
 Key = str | int | datetime | date | None
 _HOUR_US = HOUR_S * 1_000_000
-_FACTOR_SCALE = 10**12
-"""Factors are summed as integers, so that the order of rows changes no digit; at 10**6 the ninth digit was wrong."""
 _HINT_MARGIN = timedelta(hours=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -135,8 +134,6 @@ SELECT $cluster AS cluster, node, {", ".join(f'"{name}"' for name in schema.KEY_
     epoch_us(hour) // {_HOUR_US} AS hour_n, NULL::BIGINT AS bucket_us
 FROM $source
 """  # noqa: S608 - column names are our own
-ENERGY = " + ".join(f"coalesce({name}, 0)" for name in schema.ENERGY_COLUMNS)
-"""A row's energy in SQL: the sum of the components that are known."""
 _MEASURES = f"""
 {", ".join(f"sum({name})" for name in schema.ENERGY_COLUMNS)}, sum(idle_uj), sum(modelled_uj), sum(cpu_time_us),
 max(alloc_cores), max(alloc_gpus), sum(alloc_cores::HUGEINT * present_ms) * 1000, sum(present_ms), sum(covered_ms),
@@ -181,7 +178,7 @@ class Ledger:
         return sorted(found)
 
     def energy(
-        self, selection: Selection, by: Sequence[str] = (), factors: Mapping[datetime, float] | None = None
+        self, selection: Selection, by: Sequence[str] = (), factors: Mapping[datetime, float] | Factors | None = None
     ) -> list[EnergyRow]:
         """What the selection used, one row per group, sorted by key (None last).
 
@@ -191,7 +188,8 @@ class Ledger:
             by: any of cluster, node, holder, job_id, run, meter (holders must be ("meter",)), uid, user, account,
                 partition, hour, day, month, bucket. `hour` and `bucket` become aware datetimes (UTC), `day` a date,
                 `month` a text YYYY-MM. `bucket` reads shards: hours whose shards are gone have no rows.
-            factors: UTC hour -> gCO2e per kWh of metered energy, whatever it already contains.
+            factors: UTC hour -> gCO2e per kWh of metered energy, whatever it already contains; or, where parts of the
+                cluster stand in different places, `site.weigh.Factors`.
 
         Returns: no row at all where nothing was metered; sums are exact integers.
 
@@ -203,6 +201,9 @@ class Ledger:
             raise ValueError(f"cannot group by {', '.join(unknown)}; known: {', '.join(_WORDS)}")
         if "meter" in by and selection.holders != ("meter",):
             raise ValueError('grouping by meter needs holders == ("meter",)')
+        if factors is not None and not isinstance(factors, Factors):
+            by_hour = factors
+            factors = Factors(lambda _place, _hours: by_hour)
         return self._answer(selection, lambda: self._rows(by, factors), by_bucket="bucket" in by) or []
 
     def job_counts(self, selection: Selection, by: Sequence[str] = ()) -> dict[tuple[Key, ...], int]:
@@ -232,13 +233,13 @@ class Ledger:
         """
         return self._answer(
             selection,
-            lambda: question(self._con, [_hour(hour_n) for hour_n in sorted(self._planned)]),
+            lambda: question(self._con, self._planned_hours()),
             even_empty=even_empty,
         )
 
     def hours(self, selection: Selection) -> list[datetime]:
         """The UTC hours that hold rows of the selection, in order."""
-        return self._answer(selection, lambda: [_hour(hour_n) for hour_n in self._hours()]) or []
+        return self._answer(selection, lambda: [hour_at(hour_n) for hour_n in self._hours()]) or []
 
     def jobs(
         self,
@@ -459,7 +460,7 @@ class Ledger:
         where = " AND ".join(_conditions(selection)) or "true"
         sql = f"SELECT DISTINCT hour_n, node FROM ({_from_ledger(plan.ledger, plan.cluster)}) WHERE {where}"  # noqa: S608
         rows = self._con.execute(sql).fetchall()
-        return {(_hour(hour_n), node) for hour_n, node in rows}
+        return {(hour_at(hour_n), node) for hour_n, node in rows}
 
     def _load(
         self, cluster: str, hour: datetime, files: list[shards.ShardFile], selection: Selection, *, by_bucket: bool
@@ -532,23 +533,23 @@ class Ledger:
                 self._note(ShardError(path, f"{reason(err)} (remove it and run `hpccarbon aggregate`)"))
         return len(self._broken) > before
 
+    def _planned_hours(self) -> list[datetime]:
+        return [hour_at(hour_n) for hour_n in sorted(self._planned)]
+
     def _hours(self) -> list[int]:
         return [row[0] for row in self._con.execute("SELECT DISTINCT hour_n FROM selected ORDER BY 1").fetchall()]
 
-    def _rows(self, by: Sequence[str], factors: Mapping[datetime, float] | None) -> list[EnergyRow]:
+    def _rows(self, by: Sequence[str], factors: Factors | None) -> list[EnergyRow]:
         keys = [f"{_WORDS[word]} AS k{place}" for place, word in enumerate(by)]
-        source = "selected"
-        if factors is not None or "day" in by or "month" in by:
-            source = "selected JOIN calendar USING (hour_n)"
-            self._calendar(factors)
-        grams = "NULL, 0"
+        source, weighted = "selected", "NULL, 0"
         if factors is not None:
-            weighted = f"(({ENERGY})::HUGEINT * scaled)"
-            grams = f"sum({weighted}), count(*) FILTER (scaled IS NULL AND ({ENERGY}) > 0)"
+            weigh(self._con, self._planned_hours(), factors)
+            source, weighted = "weighed", GRAMS
+        source += self._with_calendar(by)
         order = ", ".join(f"k{place} NULLS LAST" for place in range(len(by)))
         # Pairs cost the engine half as much again as names, and one cluster is the common case.
         measures = _MEASURES if len(self.clusters()) == 1 else _MEASURES.replace("node", "(cluster, node)")
-        sql = f"SELECT {', '.join([*keys, measures, grams])} FROM {source}"  # noqa: S608
+        sql = f"SELECT {', '.join([*keys, measures, weighted])} FROM {source}"  # noqa: S608
         if by:
             sql += f" GROUP BY {', '.join(f'k{place}' for place in range(len(by)))} ORDER BY {order}"
         else:
@@ -560,10 +561,7 @@ class Ledger:
 
     def _count_jobs(self, by: Sequence[str]) -> dict[tuple[Key, ...], int]:
         """Job ids are counted with their cluster's name: each cluster begins at 1."""
-        source = "selected"
-        if "day" in by or "month" in by:
-            source = "selected JOIN calendar USING (hour_n)"
-            self._calendar(None)
+        source = f"selected{self._with_calendar(by)}"
         keys = ", ".join(_WORDS[word] for word in by)
         job = "job_id" if len(self.clusters()) == 1 else "(cluster, job_id)"
         number = f"count(DISTINCT {job})"
@@ -575,26 +573,14 @@ class Ledger:
                 counts[_key(key, readers)] = count
         return counts
 
-    def _calendar(self, factors: Mapping[datetime, float] | None) -> None:
-        """The table `calendar`: for each hour that was gathered its day, its month and its factor."""
-        con = self._con
+    def _with_calendar(self, by: Sequence[str]) -> str:
+        """What joins a row with its day and its month, where `by` needs them; the table is made by the way."""
+        if "day" not in by and "month" not in by:
+            return ""
         hours = sorted(self._planned)
-        days, months = local_days(hours, self.timezone)
-        scaled: list[int | None] = [None] * len(hours)
-        if factors is not None:
-            by_hour = {int(hour.timestamp()) // HOUR_S: factor for hour, factor in factors.items()}
-            scaled = [None if hour_n not in by_hour else round(by_hour[hour_n] * _FACTOR_SCALE) for hour_n in hours]
-        con.execute(
-            "CREATE OR REPLACE TEMP TABLE calendar AS SELECT unnest($hours::BIGINT[]) AS hour_n,"
-            " unnest($days::BIGINT[]) AS day_n, unnest($months::BIGINT[]) AS month_n,"
-            " unnest($scaled::BIGINT[]) AS scaled",
-            {
-                "hours": hours,
-                "days": days,
-                "months": months,
-                "scaled": scaled,
-            },
-        )
+        columns = {"hour_n": "BIGINT", "day_n": "BIGINT", "month_n": "BIGINT"}
+        table(self._con, "calendar", columns, list(zip(hours, *local_days(hours, self.timezone), strict=True)))
+        return " JOIN calendar USING (hour_n)"
 
 
 def from_files(files: Iterable[str], cluster: str) -> str:
@@ -616,8 +602,8 @@ def _energy_row(
     key: Sequence[Any], values: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None], with_grams: bool
 ) -> EnergyRow:
     *measures, first_us, last_us, weighted, lacking = values
-    grams = weighted / (_FACTOR_SCALE * UJ_PER_KWH) if with_grams and not lacking else None
-    fields: list[Any] = [_key(key, readers), *measures, _moment(first_us), _moment(last_us), grams]
+    its_grams = grams(weighted, lacking) if with_grams else None
+    fields: list[Any] = [_key(key, readers), *measures, _moment(first_us), _moment(last_us), its_grams]
     return EnergyRow(*fields)
 
 
@@ -628,16 +614,12 @@ def _key(values: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None]) 
     )
 
 
-def _hour(hour_n: int) -> datetime:
-    return _EPOCH + timedelta(hours=hour_n)
-
-
 def _moment(epoch_us: int) -> datetime:
     return _EPOCH + timedelta(microseconds=epoch_us)
 
 
 READERS: dict[str, Callable[[Any], Key]] = {
-    "hour": _hour,
+    "hour": hour_at,
     "bucket": _moment,
     "day": date.fromordinal,
     "month": lambda month_n: f"{month_n // 12:04d}-{month_n % 12 + 1:02d}",
@@ -647,7 +629,7 @@ READERS: dict[str, Callable[[Any], Key]] = {
 
 def local_days(hours: Iterable[int], zone: str) -> tuple[list[int], list[int]]:
     """The days and months in which UTC hours, counted from 1970, begin in a zone, as numbers (`READERS` read them)."""
-    local = [_hour(hour_n).astimezone(_zone(zone)) for hour_n in hours]
+    local = [hour_at(hour_n).astimezone(_zone(zone)) for hour_n in hours]
     return [moment.toordinal() for moment in local], [moment.year * 12 + moment.month - 1 for moment in local]
 
 

@@ -16,8 +16,9 @@ from hpccarbon.errors import ShardError
 from hpccarbon.site import extracts
 from hpccarbon.site.engine import durable, quoted
 from hpccarbon.site.habits import VERSION, Habits, Partitions, Past, Typical, partitions
-from hpccarbon.site.ledger import ENERGY, Ledger, Selection
+from hpccarbon.site.ledger import Ledger, Selection
 from hpccarbon.site.lock import exclusive
+from hpccarbon.site.weigh import ENERGY
 
 if TYPE_CHECKING:
     import duckdb

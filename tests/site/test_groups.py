@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from hpccarbon.site.groups import Factors, Grouping, groups, largest_jobs
+from hpccarbon.site.groups import Grouping, groups, largest_jobs
 from hpccarbon.site.ledger import Ledger, Selection
+from hpccarbon.site.weigh import Factors
 from tests.report import fixed
 
 LEDGER_WORD: Mapping[str, str] = {"job": "job_id"}
@@ -25,7 +26,7 @@ def by_place(node: str | None, partition: str | None) -> str:
 
 
 def factors(hours: list[datetime], north: float = 10.0) -> Factors:
-    return Factors(by_place, lambda place, asked: dict.fromkeys(set(asked) & set(hours), north if place else 400.0))
+    return Factors(lambda place, asked: dict.fromkeys(set(asked) & set(hours), north if place else 400.0), by_place)
 
 
 @pytest.mark.parametrize("by", [(), ("holder",), ("user",), ("holder", "account"), ("node", "holder"), ("hour", "job")])
