@@ -25,6 +25,7 @@ from hpccarbon.config import Slurm
 from hpccarbon.errors import HpcCarbonError, SlurmError
 from hpccarbon.site.executor import Crew
 from hpccarbon.site.lock import exclusive
+from hpccarbon.site.tls import tidy_sockets
 from hpccarbon.slurm import command
 
 _CONNECT_S = 10
@@ -91,6 +92,7 @@ def slurm_crew(batch: Batch, scratch: Path) -> Iterator[Crew]:
         _environment(batch.settings),
         _sigterm_unwinds(),
         _own_folder(scratch) as folder,
+        tidy_sockets(),  # else workers are lost where Python and OpenSSL are new
         contextlib.ExitStack() as stack,
     ):
         logging.getLogger("distributed").setLevel(logging.ERROR)  # of its own lost workers it says too much
