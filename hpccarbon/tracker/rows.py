@@ -50,10 +50,13 @@ class RowFile:
             self._place = self._write(fd, here, header, values)
 
     def read(self) -> list[dict[str, str]]:
-        """Every row as it stands now. Raises: OSError, where the file cannot be read or locked."""
+        """Every row as it stands now. Raises: OSError, where the file cannot be read, locked or taken for a table."""
         with self._locked() as fd:
             text = os.pread(fd, os.fstat(fd).st_size, 0).decode("utf-8", "replace")
-        return list(csv.DictReader(io.StringIO(text)))
+        try:
+            return list(csv.DictReader(io.StringIO(text)))
+        except csv.Error as err:
+            raise OSError(f"{self.path}: {err}") from err
 
     def _write(
         self, fd: int, here: tuple[int, int] | None, header: Sequence[str], values: Mapping[str, Any]
@@ -87,7 +90,10 @@ class RowFile:
 
     def _fits(self, fd: int) -> bool:
         first = os.pread(fd, 65_536, 0).split(b"\n", 1)[0].decode("utf-8", "replace").strip()
-        found = next(csv.reader([first])) if first else []
+        try:
+            found = next(csv.reader([first])) if first else []
+        except csv.Error:  # before Python 3.11 of a NUL
+            return False
         return not found or sorted(found) in (sorted(self._columns), sorted(self._core))
 
     @contextlib.contextmanager

@@ -547,6 +547,7 @@ def test_the_sites_csv_over_http(monkeypatch: pytest.MonkeyPatch) -> None:
         (text.replace("intensity_", ""), "no column intensity_gco2e_per_kwh"),
         (text + "2026-11-20T09:00:00Z,campus,5,direct,average,actual\n", "a second value"),
         (text.replace("actual", "guess"), "kind 'guess'"),
+        ("x" * 140_000, "is no CSV"),
     ):
         Run(case, serve(wrong.encode()), monkeypatch).failed(words)
 

@@ -139,10 +139,10 @@ def _matrix(reply: Any, zone: str) -> list[Point]:
 def parse_csv(text: str, where: str) -> list[dict[str, str]]:
     """The rows of the CSV. Raises: CarbonError naming `where` and what is missing."""
     reader = csv.DictReader(text.splitlines())
-    missing = [name for name in ("start", VALUE) if name not in (reader.fieldnames or ())]
-    if missing:
-        raise CarbonError(f"{where}: no column {' and no column '.join(missing)} (expected start,zone,{VALUE})")
     try:
+        missing = [name for name in ("start", VALUE) if name not in (reader.fieldnames or ())]
+        if missing:
+            raise CarbonError(f"{where}: no column {' and no column '.join(missing)} (expected start,zone,{VALUE})")
         return [{key: (value or "").strip() for key, value in row.items() if key} for row in reader]
     except csv.Error as err:
         raise CarbonError(f"{where}: is no CSV ({err})") from err
