@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from hpccarbon.site.ledger import EnergyRow, Key, Ledger, Selection
+from hpccarbon.site.ledger import WORDS, EnergyRow, Key, Ledger, Selection
 from hpccarbon.site.unseen import NOTHING, Unseen, nothing, of_selected
 from hpccarbon.site.weigh import ENERGY, GRAMS, Factors, grams, hour_at, weigh
 
@@ -20,13 +20,8 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COLUMN: Mapping[str, str] = {
-    "hour": "hour_n",
-    "holder": "holder",
-    "job": "job_id",
-    "user": '"user"',
-    "account": "account",
-    "partition": '"partition"',
-    "node": "node",
+    **{word: WORDS[word] for word in ("hour", "holder", "user", "account", "partition", "node")},
+    "job": WORDS["job_id"],
     "place": "place",
 }
 

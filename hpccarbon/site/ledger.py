@@ -97,7 +97,7 @@ class Plan(NamedTuple):
     young: dict[datetime, list[shards.ShardFile]]
 
 
-_WORDS = {
+WORDS = {
     "cluster": "cluster",
     "node": "node",
     "holder": "holder",
@@ -197,8 +197,8 @@ class Ledger:
             ValueError: for an unknown word in `by`.
             ShardError: if the shared directory cannot be read. What can be left out is left out and named in `faults`.
         """
-        if unknown := [word for word in by if word not in _WORDS]:
-            raise ValueError(f"cannot group by {', '.join(unknown)}; known: {', '.join(_WORDS)}")
+        if unknown := [word for word in by if word not in WORDS]:
+            raise ValueError(f"cannot group by {', '.join(unknown)}; known: {', '.join(WORDS)}")
         if "meter" in by and selection.holders != ("meter",):
             raise ValueError('grouping by meter needs holders == ("meter",)')
         if factors is not None and not isinstance(factors, Factors):
@@ -540,7 +540,7 @@ class Ledger:
         return [row[0] for row in self._con.execute("SELECT DISTINCT hour_n FROM selected ORDER BY 1").fetchall()]
 
     def _rows(self, by: Sequence[str], factors: Factors | None) -> list[EnergyRow]:
-        keys = [f"{_WORDS[word]} AS k{place}" for place, word in enumerate(by)]
+        keys = [f"{WORDS[word]} AS k{place}" for place, word in enumerate(by)]
         source, weighted = "selected", "NULL, 0"
         if factors is not None:
             weigh(self._con, self._planned_hours(), factors)
@@ -562,7 +562,7 @@ class Ledger:
     def _count_jobs(self, by: Sequence[str]) -> dict[tuple[Key, ...], int]:
         """Job ids are counted with their cluster's name: each cluster begins at 1."""
         source = f"selected{self._with_calendar(by)}"
-        keys = ", ".join(_WORDS[word] for word in by)
+        keys = ", ".join(WORDS[word] for word in by)
         job = "job_id" if len(self.clusters()) == 1 else "(cluster, job_id)"
         number = f"count(DISTINCT {job})"
         ((total,),) = self._con.execute(f"SELECT {number} FROM selected").fetchall()  # noqa: S608

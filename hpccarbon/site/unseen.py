@@ -14,7 +14,7 @@ import msgspec
 
 from hpccarbon.site.engine import quoted
 from hpccarbon.site.jobs import read
-from hpccarbon.site.ledger import READERS, EnergyRow, Key, Ledger, Selection, local_days, named, ran_within
+from hpccarbon.site.ledger import READERS, WORDS, EnergyRow, Key, Ledger, Selection, local_days, named, ran_within
 from hpccarbon.units import HOUR_S
 
 if TYPE_CHECKING:
@@ -29,13 +29,10 @@ _HOUR_MS = HOUR_S * 1000
 _TIMES = ("hour", "day", "month")
 _FACTS = ("user", "account", "partition")
 _COLUMNS: Mapping[str, str] = {
+    **{word: WORDS[word] for word in ("cluster", "job_id", *_FACTS)},
+    "job": WORDS["job_id"],
     "holder": "'job'",
-    "cluster": "cluster",
-    "job": "job_id",
-    "job_id": "job_id",
-    **{name: f'"{name}"' for name in _FACTS},
 }
-
 _ROWS = "(SELECT * FROM everyones WHERE holder = 'job')"
 """Where what was seen of jobs is read from."""
 
