@@ -55,7 +55,6 @@ class HourTask(msgspec.Struct, frozen=True):
 class HourResult(msgspec.Struct, frozen=True):
     """What became of one hour: its index entry, and the shards that were set aside as (path, reason)."""
 
-    hour: datetime
     entry: index.HourEntry
     set_aside: tuple[tuple[str, str], ...]
 
@@ -131,7 +130,7 @@ def work(task: HourTask) -> HourResult:
     files = shards.list_hour(task.directory)
     written, faults = aggregate_hour(files, task.cluster, hour, target, task.threads)
     set_aside = tuple((fault.path, fault.reason) for fault in faults)
-    return HourResult(hour, index.entry(str(target), hour, written), set_aside)
+    return HourResult(index.entry(str(target), hour, written), set_aside)
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -36,9 +36,9 @@ FOLDER = "shards/alpha/date=2026-03-01"
 EVERYONE = Selection(holders=("job", "system", "unallocated", "meter"))
 
 
-def merged(shared: Path) -> Outcome:
+def merged(shared: Path, since: datetime | None = None, until: datetime | None = None) -> Outcome:
     with open_crew(1) as crew:
-        return aggregate(shared, "alpha", crew)
+        return aggregate(shared, "alpha", crew, since=since, until=until)
 
 
 def kept(shared: Path, now: datetime, *, apply: bool = True) -> list[tuple[str, str]]:
@@ -193,6 +193,12 @@ def test_a_shard_that_comes_after_removal_is_kept_aside(removed: Path) -> None:
     assert (energy(removed), merged(removed)) == (before, Outcome(0, 0, (), ()))
 
 
+def test_late_shards_of_several_hours_are_all_named(removed: Path) -> None:
+    for hour in (maker.HOUR, maker.HOUR + timedelta(hours=1)):
+        maker.write(removed, maker.node_hour(7, hour=hour), hour=hour, node="n9")
+    assert [Path(path).name.partition(".")[0] for path, _ in merged(removed).set_aside] == ["hour=10", "hour=11"]
+
+
 def test_an_hour_that_nobody_had_is_merged_even_then(removed: Path) -> None:
     before = energy(removed)
     hour = maker.HOUR + timedelta(hours=5)
@@ -213,6 +219,17 @@ def test_a_lost_ledger_file_is_made_again_from_the_pack(packed: Path) -> None:
     path.unlink()
     assert merged(packed).hours == 1
     assert (path.read_bytes(), energy(packed)) == (content, before)
+
+
+@pytest.mark.parametrize(("bound", "made"), [("since", 11), ("until", 10)])
+def test_of_lost_ledger_files_those_that_were_asked_for_are_made_again(packed: Path, bound: str, made: int) -> None:
+    second = maker.HOUR + timedelta(hours=1)
+    lost = [index.ledger_path(packed, "alpha", hour) for hour in (maker.HOUR, second)]
+    for path in lost:
+        path.unlink()
+    assert merged(packed, **{bound: second}).hours == 1
+    assert [path.exists() for path in lost] == [made == 10, made == 11]
+    assert [name for name in names(packed) if name.startswith("hour=")] == [f"hour={made}"]
 
 
 def test_an_interrupted_removal_goes_on(site: Path) -> None:
