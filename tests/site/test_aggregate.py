@@ -425,7 +425,7 @@ def test_a_sum_that_leaves_64_bits_is_named_and_nothing_is_written(tmp_path: Pat
     for boot in range(185):
         maker.write(tmp_path, rows, boot=f"b{boot:03}")
     target = tmp_path / "out.parquet"
-    with pytest.raises(ShardError, match="a sum does not fit in 64 bits: .*INT64") as told:
+    with pytest.raises(ShardError, match=r"a sum does not fit in 64 bits: .*INT64") as told:
         aggregate_hour(listed(tmp_path), "alpha", maker.HOUR, target)
     assert told.value.path == str(target)
     assert not target.exists()
