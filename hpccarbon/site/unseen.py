@@ -117,7 +117,7 @@ def _counted(
     counts: dict[tuple[Key, ...], int] = {(): total}
     if by and total:
         # A row of `shown` is a job where nothing but what is grouped by tells its rows apart.
-        number = "count(*)" if set(wanted) <= set(by) and (cluster or "cluster" in by) else number
+        number = "count(*)" if set(wanted) <= set(by) else number
         columns = ", ".join(_COLUMNS[word] for word in by)
         counts |= {
             tuple(values): count
