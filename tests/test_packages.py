@@ -408,6 +408,18 @@ def test_the_rpm_installs_into_a_root_of_its_own_and_leaves_it(build: Path, pack
     assert (root / "var/lib/hpccarbon/store.sqlite").exists()
 
 
+@pytest.mark.root
+@ROOT
+def test_where_run_is_mounted_without_programs_machine_code_lies_on_disk(build: Path, tmp_path: Path) -> None:
+    """As Debian's initramfs mounts /run; the unit lets the daemon write to both places."""
+    mounts = "mount -t tmpfs -o noexec none /run && mount -t tmpfs none /var/cache"
+    command = f"{mounts} && cd {tmp_path} && {build} run -- true >&2 && ls -d /run/hpc* /var/cache/hpc*/*; true"
+    done = run("unshare", "--mount", "sh", "-c", command)
+    assert re.fullmatch(r"/var/cache/hpccarbon-build-0/[0-9a-f]+-small\n", done.stdout), done.stdout + done.stderr
+    unit = (DEPLOY.parent / "systemd" / "hpccarbon.service").read_text()
+    assert "\nRuntimeDirectory=hpccarbon hpccarbon-build-0\nCacheDirectory=hpccarbon-build-0\n" in unit
+
+
 def test_a_build_for_another_python_says_so(build: Path, tmp_path: Path) -> None:
     older = tmp_path / "older.pyz"
     shutil.copyfile(build, older)
