@@ -92,9 +92,10 @@ compat: setup ## the Slurm tests against Slurm 24.11 and 26.05, in Debian folder
 pythons: setup ## the suite without the lab on Python 3.10 to 3.13, 3.10 with the oldest dependencies too; the badge (minutes)
 	@$(BIN)/python -m tests.pythons; status=$$?; $(BIN)/python docs/generate.py; exit $$status
 
-install-check: setup ## docs/install.md to the letter, in a clean Debian folder below build/compat (root)
+install-check: setup ## docs/install.md to the letter, in a clean Debian folder; units and packages under a systemd that boots there (root)
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
 	$(BIN)/python -m tests.install
+	$(BIN)/python -m tests.booted
 
 node: setup ## one file for compute nodes, and its .deb and .rpm, in dist/; PYTHON: the Python that the nodes have
 	$(PYTHON) -m venv build/node

@@ -240,6 +240,8 @@ IN_BOTH = {
 }
 OF_DEBIAN = {"/usr/share/zsh/vendor-completions/_hpccarbon", "/usr/share/doc/hpccarbon-node/copyright"}
 OF_RED_HAT = {"/usr/share/zsh/site-functions/_hpccarbon", "/usr/share/doc/hpccarbon-node/LICENSE"}
+ITS_DIRECTORIES = {"/usr/lib/hpccarbon", "/usr/lib/hpccarbon/slurm_scripts", "/usr/share/doc/hpccarbon-node"}
+"""Which a .rpm must name, or they stay behind; dpkg knows by itself."""
 
 
 def test_the_packages_hold_the_program_and_what_belongs_to_it(build: Path, packages: Packages, tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_the_packages_hold_the_program_and_what_belongs_to_it(build: Path, packa
     files = {name for name in files if not name.startswith("/DEBIAN/")}
     listed = set(run("rpm", "-qpl", packages.rpm).stdout.split())
     assert files >= IN_BOTH | OF_DEBIAN
-    assert listed == files - OF_DEBIAN | OF_RED_HAT
+    assert listed == files - OF_DEBIAN | OF_RED_HAT | ITS_DIRECTORIES
     assert "ExecStart=/usr/bin/hpccarbon daemon" in (root / "usr/lib/systemd/system/hpccarbon.service").read_text()
     said = run(root / "usr/bin/hpccarbon", "--version", HPCCARBON_UNPACK_DIR=str(tmp_path / "unpacked"))
     assert said.stdout.split()[-1] in packages.deb.name
@@ -356,6 +358,66 @@ def test_the_deb_installs_into_a_root_of_its_own_and_leaves_it(packages: Package
     assert run(*dpkg, "-i", packages.deb).returncode == 0  # again, as an upgrade does
     assert run(*dpkg, "-r", "hpccarbon-node").returncode == 0
     assert not (root / "usr/bin/hpccarbon").exists()
+
+
+def small_root(root: Path) -> None:
+    """What scriptlets need to run in a root of their own: a shell, systemd's two programs, and their libraries."""
+    for name in ("usr/bin", "usr/lib", "usr/lib64", "etc", "proc"):
+        (root / name).mkdir(parents=True)
+    for name in ("bin", "lib", "lib64"):
+        (root / name).symlink_to(f"usr/{name}")
+    for name in ("sh", "systemd-sysusers", "systemd-tmpfiles"):
+        program = Path(shutil.which(name) or "").resolve()
+        shutil.copy2(program, root / "usr/bin" / name)
+        for library in re.findall(r"/\S+", run("ldd", program).stdout):
+            target = root / library.lstrip("/")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(library, target)
+
+
+@pytest.mark.root
+@ROOT
+def test_the_rpm_installs_into_a_root_of_its_own_and_leaves_it(build: Path, packages: Packages, tmp_path: Path) -> None:
+    """With rpm itself: new, by a later release, away. That root has no /dev, as some images have none."""
+    if shutil.which("rpm") is None or shutil.which("systemd-sysusers") is None:
+        pytest.skip("NO rpm or systemd-sysusers")
+    root = tmp_path / "root"
+    small_root(root)
+    changed = run(sys.executable, DEPLOY / "build_packages.py", build, tmp_path, "2")
+    assert changed.returncode == 0, changed.stderr
+    (later,) = tmp_path.glob("*-2.*.rpm")
+
+    def rpm(*words: object) -> str:
+        mounts = 'mount -t proc proc "$0/proc" && exec rpm --root="$0" "$@"'
+        done = run("unshare", "--mount", "sh", "-c", mounts, root, *words)
+        assert done.returncode == 0, done.stderr
+        assert not re.search("failed|warning|cannot", done.stderr), done.stderr
+        return done.stdout
+
+    rpm("-i", "--nodeps", packages.rpm)
+    rpm("-V", "--nodeps", "hpccarbon-node")  # sizes, digests, modes, owners
+    assert (root / "usr/bin/hpccarbon").stat().st_mode & 0o777 == 0o755
+    assert "\nhpccarbon:" in "\n" + (root / "etc/passwd").read_text()
+    modes = {name: (root / name).stat().st_mode & 0o777 for name in ("run/hpccarbon", "var/lib/hpccarbon")}
+    assert modes == {"run/hpccarbon": 0o711, "var/lib/hpccarbon": 0o700}
+    (root / "var/lib/hpccarbon/store.sqlite").touch()
+    rpm("-U", "--nodeps", later)
+    assert rpm("-q", "--queryformat", "%{RELEASE}", "hpccarbon-node") == "2"
+    rpm("-e", "hpccarbon-node")
+    assert not [name for name in ITS_DIRECTORIES | {"/usr/bin/hpccarbon"} if (root / name.lstrip("/")).exists()]
+    assert (root / "var/lib/hpccarbon/store.sqlite").exists()
+
+
+@pytest.mark.root
+@ROOT
+def test_where_run_is_mounted_without_programs_machine_code_lies_on_disk(build: Path, tmp_path: Path) -> None:
+    """As Debian's initramfs mounts /run; the unit lets the daemon write to both places."""
+    mounts = "mount -t tmpfs -o noexec none /run && mount -t tmpfs none /var/cache"
+    command = f"{mounts} && cd {tmp_path} && {build} run -- true >&2 && ls -d /run/hpc* /var/cache/hpc*/*; true"
+    done = run("unshare", "--mount", "sh", "-c", command)
+    assert re.fullmatch(r"/var/cache/hpccarbon-build-0/[0-9a-f]+-small\n", done.stdout), done.stdout + done.stderr
+    unit = (DEPLOY.parent / "systemd" / "hpccarbon.service").read_text()
+    assert "\nRuntimeDirectory=hpccarbon hpccarbon-build-0\nCacheDirectory=hpccarbon-build-0\n" in unit
 
 
 def test_a_build_for_another_python_says_so(build: Path, tmp_path: Path) -> None:

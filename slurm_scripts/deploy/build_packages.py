@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a .deb and a .rpm of the single-file node build. Uses dpkg-deb and rpmbuild; installs nothing.
 
-    build_packages.py NODE_BUILD OUTPUT_DIRECTORY
+    build_packages.py NODE_BUILD OUTPUT_DIRECTORY [RELEASE]      RELEASE: 1, or higher where one version is packed anew
 
 Debian's and Red Hat's own tools, because both are kept by those who read the packages. The packages bring the program,
 its hooks, unit, account and directories, manual pages and completions; what only the site knows comes from
@@ -38,10 +38,11 @@ COMPLETIONS = {
 }
 DEBIAN_ZSH = "usr/share/zsh/vendor-completions/_hpccarbon"
 """Where Debian's zsh looks; /usr/share/zsh/site-functions is not among it."""
-# Account and directories need no systemd that runs: in a chroot or an image they are made, too. DPKG_ROOT: dpkg --root.
+# Account and directories need no systemd that runs: in a chroot or an image they are made, too, even without /dev/null.
+# Without /proc systemd-tmpfiles refuses; the first boot makes up for it. DPKG_ROOT: dpkg --root.
 AFTER_INSTALL = """\
 for maker in systemd-sysusers "systemd-tmpfiles --create"; do
-	command -v "${maker%% *}" >/dev/null 2>&1 || continue
+	[ -n "$(command -v "${maker%% *}")" ] || continue
 	$maker ${DPKG_ROOT:+"--root=$DPKG_ROOT"} hpccarbon.conf || echo "hpccarbon-node: $maker failed" >&2
 done
 if [ -d /run/systemd/system ] && [ -z "${DPKG_ROOT:-}" ]; then
@@ -64,9 +65,10 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 def main() -> None:
     """Both packages, of the version that the build says it is."""
-    if len(sys.argv) != 3:
+    if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
     build, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
+    release = int(sys.argv[3]) if len(sys.argv) == 4 else 1
     version = subprocess.run([str(build), "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
     python = re.search(r"python(3\.\d+)", build.open("rb").readline().decode())
     if python is None:
@@ -75,8 +77,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         tree = Path(scratch) / "tree"
         fill(tree, build)
-        print(deb(tree, Path(scratch), output, version, python[1]))
-        print(rpm(tree, Path(scratch), output, version, python[1]))
+        print(deb(tree, Path(scratch), output, version if release == 1 else f"{version}-{release}", python[1]))
+        print(rpm(tree, Path(scratch), output, version, release, python[1]))
 
 
 def fill(tree: Path, build: Path) -> None:
@@ -156,15 +158,17 @@ def deb(tree: Path, scratch: Path, output: Path, version: str, python: str) -> P
     return result
 
 
-def rpm(tree: Path, scratch: Path, output: Path, version: str, python: str) -> Path:
+def rpm(tree: Path, scratch: Path, output: Path, version: str, release: int, python: str) -> Path:
     """The package for Red Hat and its kin."""
     files = sorted(f"/{file.relative_to(tree)}" for file in tree.rglob("*") if file.is_file())
+    # Directories of its own, which rpm leaves behind unless they are named.
+    files += [f"%dir /{place}" for place in (os.path.dirname(HOOKS), HOOKS, DOCUMENTS)]
     spec = scratch / "hpccarbon-node.spec"
     spec.write_text(
         f"""\
 Name: hpccarbon-node
 Version: {version}
-Release: 1
+Release: {release}
 Summary: {SUMMARY}
 License: Apache-2.0
 Requires: /usr/bin/python{python}

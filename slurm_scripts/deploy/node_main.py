@@ -71,12 +71,21 @@ def extract(part, where):
                 with archive.open(info) as source, open(file, "wb") as out:
                     while chunk := source.read(1 << 20):
                         out.write(chunk)
+                    out.flush()
+                    os.fsync(out.fileno())  # a directory on disk is found again after a power cut: it must be whole
 
 
 def home():
-    """Node-local and nobody else's: /run for root, the user's runtime directory or /tmp otherwise."""
+    """Node-local and nobody else's: in /run for root, the user's runtime directory or /tmp otherwise.
+
+    Where that is mounted noexec (Debian's /run is), machine code cannot be loaded from it: on disk then.
+    """
     given = os.environ.get("HPCCARBON_UNPACK_DIR")
-    base = "/run" if os.geteuid() == 0 else os.environ.get("XDG_RUNTIME_DIR") or "/tmp"
+    base, disk = os.environ.get("XDG_RUNTIME_DIR") or "/tmp", "/var/tmp"
+    if os.geteuid() == 0:
+        base, disk = "/run", "/var/cache"
+    if not given and (not os.path.isdir(base) or os.statvfs(base).f_flag & os.ST_NOEXEC):
+        base = disk
     where = given or os.path.join(base, f"hpccarbon-build-{os.geteuid()}")
     os.makedirs(where, mode=0o755, exist_ok=True)
     found = os.lstat(where)

@@ -29,6 +29,12 @@ def settings(unit: str) -> list[tuple[str, str]]:
     return [(key, value) for key, sign, value in (line.partition("=") for line in lines) if sign]
 
 
+def test_the_daemon_may_write_its_metrics_where_the_docs_put_them() -> None:
+    page = (UNITS.parent.parent / "docs" / "dashboards.md").read_text()
+    (place,) = re.findall(r'^textfile = "(\S+)/[^/]+\.prom"', page, re.MULTILINE)
+    assert ("ReadWritePaths", f"-{place}") in settings("hpccarbon.service")
+
+
 @needs_judge
 @pytest.mark.parametrize("unit", EXPOSURE)
 def test_the_exposure_is_what_the_docs_say(unit: str) -> None:
