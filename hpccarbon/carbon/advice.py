@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import fsum
 from pathlib import Path
 from typing import Annotated
 
@@ -178,7 +179,7 @@ def starts(
         parts = [known[hour] for hour in hours[number : number + length_h] if hour in known]
         if len(parts) < length_h:
             continue
-        mean = sum(part.g_per_kwh for part in parts) / length_h
+        mean = fsum(part.g_per_kwh for part in parts) / length_h
         if number == 0:
             begin_g = mean
         told = [part.marginal_g_per_kwh for part in parts if part.marginal_g_per_kwh is not None]
@@ -188,7 +189,7 @@ def starts(
                 g_per_kwh=mean,
                 saved_percent=100 * (begin_g - mean) / begin_g if begin_g else 0.0,
                 rungs=list(dict.fromkeys(part.rung for part in parts)),
-                marginal_g_per_kwh=sum(told) / length_h if len(told) == length_h else None,
+                marginal_g_per_kwh=fsum(told) / length_h if len(told) == length_h else None,
             )
         )
     # Without the hour that has begun there is nothing to compare with.

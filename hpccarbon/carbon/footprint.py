@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
+from math import fsum
 from pathlib import Path
 from typing import Annotated
 
@@ -194,7 +195,7 @@ class Factors:
 
     def grid_kwh(self, energy_uj: Mapping[datetime, int]) -> float:
         """What was taken from the grid for metered energy: × node factor × PUE of each hour's year (unknown: 1.0)."""
-        return sum(
+        return fsum(
             energy / UJ_PER_KWH * self.carbon.node_factor * (self.pue_of(hour_of(hour)) or 1.0)
             for hour, energy in energy_uj.items()
         )
@@ -258,7 +259,7 @@ def _describe(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bo
     shares.sort(key=lambda share: (-share.percent, _ORDER[share.rung]))
     used = [(factor, energy if by_energy else 1) for group in found.values() for factor, energy in group]
     weight = sum(energy for _, energy in used)
-    mean = sum(factor.g_per_kwh * energy for factor, energy in used) / weight if weight else None
+    mean = fsum(factor.g_per_kwh * energy for factor, energy in used) / weight if weight else None
     common, own = spread_of(used)
     pue = _pue(factors, energy_uj, by_energy)
     return Description(
@@ -286,7 +287,7 @@ def _pue(factors: Factors, energy_uj: Mapping[datetime, int], by_energy: bool) -
     if len(set(known)) == 1:
         return known[0]
     weights = list(energy_uj.values()) if by_energy else [1] * len(known)
-    return sum(pue * weight for pue, weight in zip(known, weights, strict=True)) / sum(weights)
+    return fsum(pue * weight for pue, weight in zip(known, weights, strict=True)) / sum(weights)
 
 
 def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, by_energy: bool) -> RungShare:
@@ -303,7 +304,7 @@ def _share(rung: str, source: str, used: list[tuple[Factor, int]], whole: int, b
         hours=len(used),
         energy_uj=energy,
         percent=100 * part / whole if whole else 0.0,
-        spread_percent=100 * sum(factor.spread for factor, _ in used) / len(used),
+        spread_percent=100 * fsum(factor.spread for factor, _ in used) / len(used),
     )
 
 
@@ -326,7 +327,7 @@ def spread_of(used: Iterable[tuple[Factor, int]]) -> tuple[float | None, float |
         weeks[week] = weeks.get(week, 0.0) + grams * factor.own
     if not total_g:
         return None, None
-    return common_g / total_g, sum(error * error for error in weeks.values()) ** 0.5 / total_g
+    return common_g / total_g, fsum(error * error for error in weeks.values()) ** 0.5 / total_g
 
 
 def _notes(factors: Factors, shares: list[RungShare], missing: int, zero: bool, pue: float | None) -> list[str]:

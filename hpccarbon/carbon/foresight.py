@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from math import sqrt
+from math import fsum, sqrt
 from pathlib import Path
 from typing import NamedTuple
 
@@ -150,7 +150,7 @@ class _Days:
             hour = first - back * HOUR
             values = {day: known[hour - day * DAY].g_per_kwh for day in range(DAYS) if hour - day * DAY in known}
             if values:
-                mean = self._plain[hour.hour] = sum(values.values()) / len(values)
+                mean = self._plain[hour.hour] = fsum(values.values()) / len(values)
                 for day, value in values.items():
                     self._rests.setdefault(day, []).append(value - mean)
         self._count = sum(map(len, self._rests.values()))
@@ -160,7 +160,7 @@ class _Days:
         """One sigma of an hour around its mean; None where the days are too few to tell."""
         spare = self._count - len(self._plain)
         return (
-            sqrt(sum(one * one for day in self._rests.values() for one in day) / spare) if spare >= MIN_SPARE else None
+            sqrt(fsum(one * one for day in self._rests.values() for one in day) / spare) if spare >= MIN_SPARE else None
         )
 
     def means(self) -> dict[int, float]:
@@ -172,10 +172,10 @@ class _Days:
         """
         if not self._plain:
             return {}
-        level = sum(self._plain.values()) / len(self._plain)
-        between = sum((mean - level) ** 2 for mean in self._plain.values()) / max(1, len(self._plain) - 1)
+        level = fsum(self._plain.values()) / len(self._plain)
+        between = fsum((mean - level) ** 2 for mean in self._plain.values()) / max(1, len(self._plain) - 1)
         spare = self._count - len(self._plain) - len(self._rests) + 1
-        within = sum(_squares(day) for day in self._rests.values()) / spare if spare >= MIN_SPARE else 0.0
+        within = fsum(_squares(day) for day in self._rests.values()) / spare if spare >= MIN_SPARE else 0.0
         chance = within * len(self._plain) / self._count
         believed = max(0.0, 1 - chance / between) if between else 0.0
         return {hour: level + believed * (mean - level) for hour, mean in self._plain.items()}
@@ -183,8 +183,8 @@ class _Days:
 
 def _squares(values: list[float]) -> float:
     """The squared distances from the mean of the values, added up."""
-    mean = sum(values) / len(values)
-    return sum((value - mean) ** 2 for value in values)
+    mean = fsum(values) / len(values)
+    return fsum((value - mean) ** 2 for value in values)
 
 
 class _Guess:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from math import hypot
+from math import fsum, hypot
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -177,7 +177,7 @@ class Intensity:
         days = [day for day in (self._settled(stamp - DAY_S), self._settled(stamp + DAY_S)) if day is not None]
         if not days:
             return None
-        g_per_kwh = sum(day.g_per_kwh for day in days) / len(days)
+        g_per_kwh = fsum(day.g_per_kwh for day in days) / len(days)
         return self._stand_in(g_per_kwh, "neighbour_days" if len(days) == 2 else "neighbour_day", days)
 
     def _month(self, stamp: int) -> Value | None:
@@ -202,7 +202,7 @@ class Intensity:
         used = same if rung == "month_hour" else whole
         if rung == "month" and len(whole) < MIN_MONTH_HOURS:
             return None
-        return self._stand_in(sum(hour.g_per_kwh for hour in used) / len(used), rung, used)
+        return self._stand_in(fsum(hour.g_per_kwh for hour in used) / len(used), rung, used)
 
     def _settled(self, stamp: int) -> Hour | None:
         hour = self._hours.get(stamp)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from math import fsum
 from typing import Annotated
 
 import msgspec
@@ -142,7 +143,7 @@ class _Sum:
     @property
     def value(self) -> float | None:
         known = [part for part in self._parts if part is not None]
-        return sum(known) if known and len(known) == len(self._parts) else None
+        return fsum(known) if known and len(known) == len(self._parts) else None
 
 
 def _made(places: Places, held: Mapping[str, Held]) -> tuple[int, int, int] | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from math import fsum
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -118,6 +119,7 @@ def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: i
     spread = energy_spread({"cpu": cpu_uj, "dram": dram_uj, "gpu": gpu_uj, "other": other_uj}, modelled_uj)
     grams = [row.grams for row in rows if row.energy_uj]
     known = [gram for gram in grams if gram is not None]
+    # Here and wherever fractions are added up: fsum, because sum's last digit is another from Python 3.12 on.
     return Figures(
         energy_uj=energy_uj,
         low_uj=None if energy_uj is None else round(energy_uj / (1 + (spread or 0.0))),
@@ -138,7 +140,7 @@ def added(rows: Sequence[EnergyRow], *, nodes: int | None = None, expected_ms: i
         nodes=max((row.nodes for row in rows), default=0) if nodes is None else nodes,
         first=min((row.first for row in rows if row.first is not None), default=None),
         last=max((row.last + timedelta(seconds=BUCKET_S) for row in rows if row.last is not None), default=None),
-        co2e_g=sum(known) if grams and len(known) == len(grams) else None,
+        co2e_g=fsum(known) if grams and len(known) == len(grams) else None,
     )
 
 

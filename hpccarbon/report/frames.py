@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import date, datetime, timezone, tzinfo
 from html import escape
+from math import fsum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +64,14 @@ class Jobs:
     @property
     def energy_kwh(self) -> float:
         """Energy of all of them."""
-        return float(sum(self.table["energy_kwh"].drop_null().to_pylist()))
+        return fsum(self.table["energy_kwh"].drop_null().to_pylist())
 
     @property
     def co2e_g(self) -> float | None:
         """Grams CO2e of all the energy that is known; None where those of one job's are not known."""
         energies, grams = self.table["energy_uj"].to_pylist(), self.table["co2e_g"].to_pylist()
         known = [g for uj, g in zip(energies, grams, strict=True) if uj is not None]
-        return None if None in known else float(sum(known))
+        return None if None in known else fsum(known)
 
     @property
     def unseen(self) -> int:

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import fsum
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import msgspec
@@ -309,7 +310,7 @@ def with_steps(job: JobPart, rows: Sequence[EnergyRow], steps: Sequence[StepRow]
             StepPart(
                 step=None, energy_uj=rest, cpu_uj=None, dram_uj=None, gpu_uj=None, other_uj=None,
                 cpu_time_us=max(0, sum(row.cpu_time_us or 0 for row in rows) - sum(p.cpu_time_us for p in parts)),
-                co2e_g=sum(known) if len(known) == len(weighed) else None,
+                co2e_g=fsum(known) if len(known) == len(weighed) else None,
                 nodes=len({key[1] for key, uj in left.items() if uj}),
             )
         )  # fmt: skip

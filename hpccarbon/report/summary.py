@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime, tzinfo
+from math import fsum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -248,8 +249,8 @@ def days(hours: Iterable[Group], intensity: Mapping[datetime, float], zone: tzin
             Day(
                 day=day,
                 **energy,
-                co2e_g=sum(known) if known and len(known) == len(grams) else None,
-                intensity_g_per_kwh=sum(values) / len(values) if values else None,
+                co2e_g=fsum(known) if known and len(known) == len(grams) else None,
+                intensity_g_per_kwh=fsum(values) / len(values) if values else None,
                 intensity_low_g_per_kwh=min(values, default=None),
                 intensity_high_g_per_kwh=max(values, default=None),
             )
@@ -273,7 +274,7 @@ def hours_of_day(hours: Iterable[Group], intensity: Mapping[datetime, float], zo
         HourOfDay(
             hour=at,
             power_w=energy[at] / 1e6 / 3600 / len(seen[at]) if at in seen else None,
-            intensity_g_per_kwh=sum(grid[at]) / len(grid[at]) if at in grid else None,
+            intensity_g_per_kwh=fsum(grid[at]) / len(grid[at]) if at in grid else None,
         )
         for at in range(24)
     ]

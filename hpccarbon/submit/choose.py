@@ -15,6 +15,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from itertools import islice, pairwise, takewhile
+from math import fsum
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -126,7 +127,7 @@ class _Job(NamedTuple):
         return Candidate(
             start=self.start,
             g_per_kwh=self.cost / (length * _UNITS_PER_G),
-            marginal_g_per_kwh=sum(v * span for v, span in told) / length if len(told) == len(marginal) else None,
+            marginal_g_per_kwh=fsum(v * span for v, span in told) / length if len(told) == len(marginal) else None,
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from math import fsum
 from typing import Annotated
 
 import msgspec
@@ -147,10 +148,10 @@ def _grams(
     if not found:
         return None, None
     total_s = sum(part for _, part in found)
-    spread = sum(one.spread * part for one, part in found) / total_s
-    to_grid = sum(one.metered_to_grid * part for one, part in found) / total_s
+    spread = fsum(one.spread * part for one, part in found) / total_s
+    to_grid = fsum(one.metered_to_grid * part for one, part in found) / total_s
     if choice is None:
-        return _of(energy_uj, sum(one.factor * part for one, part in found) / total_s, spread), None
+        return _of(energy_uj, fsum(one.factor * part for one, part in found) / total_s, spread), None
     now_g, then_g = (_of(energy_uj, one.g_per_kwh * to_grid, spread) for one in (choice.now, choice.best))
     return now_g, then_g
 

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from math import fsum
 from pathlib import Path
 from typing import Any
 
@@ -76,17 +77,17 @@ def _sum(mine: EmissionsData, parts: Sequence[EmissionsData]) -> EmissionsData:
         return mine
 
     def added(name: str) -> float:
-        return float(sum(getattr(part, name) for part in parts))
+        return fsum(getattr(part, name) for part in parts)
 
     spans, energy_j = added("duration") or 1.0, added("energy_joules")
-    modelled_j = sum(part.modelled_percent * part.energy_joules for part in parts)
+    modelled_j = fsum(part.modelled_percent * part.energy_joules for part in parts)
     methods = {part.method for part in parts}
     sums: dict[str, Any] = {name: added(name) for name in _ADDED} | {name: int(added(name)) for name in _COUNTED}
     return replace(
         mine,
         **sums,
         duration=max(part.duration for part in parts),
-        coverage_percent=sum(part.coverage_percent * part.duration for part in parts) / spans,
+        coverage_percent=fsum(part.coverage_percent * part.duration for part in parts) / spans,
         modelled_percent=modelled_j / energy_j if energy_j else mine.modelled_percent,
         method=methods.pop() if len(methods) == 1 else "mixed",
         node=",".join(part.node for part in parts),

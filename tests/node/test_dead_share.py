@@ -7,7 +7,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -172,8 +171,9 @@ def test_a_dead_share_holds_nobody_up_and_loses_nothing(running: Running, share:
     assert max(took for took, _ in answers) < 1, "a reading that is asked for comes at once"
     energies = [energy for _, energy in answers]
     assert energies == sorted(set(energies)), "and each knows more than the one before"
-    own_ms = statistics.median(hooks) - statistics.median(empty)
+    own_ms = min(hooks) - min(empty)  # of a busy machine's times only the shortest are the program's own
     assert own_ms < 5, f"hooks write to the node's own memory: {own_ms:.1f} ms more than a script that does nothing"
+    assert max(hooks) < 1000, "none of them waits for the file system"
     assert not list((share.behind / "shards").rglob("*.parquet"))
 
     share.revive()

@@ -12,6 +12,7 @@ import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
+from math import fsum
 from typing import NamedTuple
 
 from hpccarbon.carbon import tables
@@ -208,10 +209,10 @@ def intensities(generation: list[Generation], factors: dict[str, float | None]) 
     points = []
     for start in sorted(set.intersection(*(set(values) for values in cut.values()))):
         known = {psr: values[start] for psr, values in cut.items() if factors.get(psr) is not None}
-        total = sum(values[start] for values in cut.values())
-        with_factor = sum(known.values())
+        total = fsum(values[start] for values in cut.values())
+        with_factor = fsum(known.values())
         if with_factor > 0 and total - with_factor <= MAX_UNKNOWN * total:
-            grams = sum(mw * (factors[psr] or 0.0) for psr, mw in known.items())
+            grams = fsum(mw * (factors[psr] or 0.0) for psr, mw in known.items())
             points.append(Point(start, start + finest, grams / with_factor, "estimated"))
     return points
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from datetime import timedelta
+from math import fsum
 from typing import TYPE_CHECKING
 
 from hpccarbon.report.render import words
@@ -81,7 +82,7 @@ def _chart(plan: Plan, choice: Choice, width: int) -> list[str]:
     least, most = min(values), max(values)
     size = math.ceil(len(values) / max(10, width - len(_LABEL) - 24))
     bins = [values[at : at + size] for at in range(0, len(values), size)]
-    heights = [sum(one) / len(one) for one in bins]
+    heights = [fsum(one) / len(one) for one in bins]
     reach = (most - least) or 1.0
     blocks = "".join(words.block((height - least) / reach) for height in heights)
     first = coming[0].start

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta, timezone, tzinfo
+from math import fsum
 from typing import NamedTuple
 
 from hpccarbon.carbon.advice import Advice, Shift
@@ -383,7 +384,7 @@ def sparkline(points: Sequence[PowerPoint], step_s: int, width: int) -> str:
     sums: dict[int, list[float]] = {}
     for point in points:
         sums.setdefault(int((point.at - first).total_seconds()) // step_s // size, []).append(point.power_w)
-    means = {place: sum(values) / len(values) for place, values in sums.items()}
+    means = {place: fsum(values) / len(values) for place, values in sums.items()}
     peak = max(means.values())
     if peak <= 0:
         return ""
@@ -857,7 +858,7 @@ def _usage_table(report: UsageReport, screen: Screen, top: int) -> list[str]:
     if len(shown) < len(ours):
         left = ours[len(shown) :]
         energy_uj = sum(row.figures.energy_uj or 0 for row in left)
-        share = sum(row.share_percent or 0 for row in left)
+        share = fsum(row.share_percent or 0 for row in left)
         line = [""] * len(headings)
         line[0] = f"{len(left):,} more"
         titles = [heading.title for heading in headings]
