@@ -200,7 +200,7 @@ def test_what_is_sealed_reads_back_equal(tmp_path: Path) -> None:
     table = seal.shard_table(list(store.shares(hour)), list(store.meters(hour)), {"schema": "shard"})
     path = seal.shard_path(tmp_path / "shards", "virtual", "n1", BOOT, hour.hour)
     seal.write_shard(table, path, tmp_path / "shards")
-    back = pq.read_table(path)
+    back = pq.read_table(path, partitioning=None)  # older pyarrows take columns from the path
     assert back.schema.names == [column.name for column in SHARD]
     assert back.to_pylist() == table.to_pylist()
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary name is left
