@@ -112,6 +112,10 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+
+
 def hook_ms(run_dir: Path, kind: str, job: int) -> float:
     """How long one of the real hooks takes, as slurmd starts it."""
     (run_dir.parent / "hooks.env").write_text(f"HPCCARBON_RUN_DIR={run_dir}\n")
@@ -164,13 +168,14 @@ def test_a_dead_share_holds_nobody_up_and_loses_nothing(running: Running, share:
         time.sleep(0.3)
     assert most == 1, "one child waits, and no other is started beside it"
     (stuck,) = children(running.process.pid)
-    state = Path(f"/proc/{stuck}/stat").read_text().rsplit(")", 1)[1].split()[0]
-    assert state in ("DS" if share.reads_hang else "D"), "it really hangs in the kernel"
+    hangs = "DS" if share.reads_hang else "D"
+    wait_for(lambda: state_of(stuck) in hangs, "the child to hang in the kernel")
     if share.reads_hang:
         assert_a_report_can_be_given_up(running)
     assert max(took for took, _ in answers) < 1, "a reading that is asked for comes at once"
     energies = [energy for _, energy in answers]
-    assert energies == sorted(set(energies)), "and each knows more than the one before"
+    assert energies == sorted(energies), "and none knows less than the one before"
+    assert len(set(energies)) > len(energies) / 2, "most of them more: on a busy machine two may come by one tick"
     own_ms = min(hooks) - min(empty)  # of a busy machine's times only the shortest are the program's own
     assert own_ms < 5, f"hooks write to the node's own memory: {own_ms:.1f} ms more than a script that does nothing"
     assert max(hooks) < 1000, "none of them waits for the file system"
