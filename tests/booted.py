@@ -13,13 +13,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.compat import FOLDERS, bootstrap, copy_checkout, mount, own_mounts, run
+from tests.compat import FOLDERS, bootstrap, overlaid, own_mounts, run
 from tests.lab.processes import LabError
 
 BOOT_LIMIT_S = 60
@@ -169,26 +168,17 @@ def main() -> int:
     folder = FOLDERS / "bookworm"
     bootstrap("bookworm", folder)
     failed = 0
-    with tempfile.TemporaryDirectory(dir=FOLDERS) as scratch:
-        layers = upper, work, root = [Path(scratch, layer) for layer in ("upper", "work", "root")]
-        for layer in layers:
-            layer.mkdir()
-        run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={folder},upperdir={upper},workdir={work}", root)
-        try:
-            mount(root)
-            copy_checkout(root / "src")
-            run("chroot", root, "bash", "-ec", PREPARE)
-            with booted(root) as inside:
-                print(run(*inside, "systemctl", "--version").stdout.splitlines()[0], flush=True)
-                for name, script in CHECKS.items():
-                    done = run(*inside, "bash", "-exc", FUNCTIONS + script, check=False)
-                    print(f"{'ok' if done.returncode == 0 else 'FAILED'}: {name}", flush=True)
-                    if done.returncode:
-                        failed += 1
-                        journal = run(*inside, "journalctl", "-b", "-n", "30", "--no-pager").stdout
-                        print(done.stdout[-2000:], done.stderr[-3000:], journal, sep="\n")
-        finally:
-            run("umount", "-R", "-l", root)
+    with overlaid(folder) as root:
+        run("chroot", root, "bash", "-ec", PREPARE)
+        with booted(root) as inside:
+            print(run(*inside, "systemctl", "--version").stdout.splitlines()[0], flush=True)
+            for name, script in CHECKS.items():
+                done = run(*inside, "bash", "-exc", FUNCTIONS + script, check=False)
+                print(f"{'ok' if done.returncode == 0 else 'FAILED'}: {name}", flush=True)
+                if done.returncode:
+                    failed += 1
+                    journal = run(*inside, "journalctl", "-b", "-n", "30", "--no-pager").stdout
+                    print(done.stdout[-2000:], done.stderr[-3000:], journal, sep="\n")
     return 1 if failed else 0
 
 

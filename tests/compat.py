@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lab.processes import LabError
@@ -65,6 +68,22 @@ def mount(folder: Path) -> None:
     for name in ("resolv.conf", "hosts", "pip.conf"):
         if Path("/etc", name).exists():
             (folder / "etc" / name).write_bytes(Path("/etc", name).read_bytes())
+
+
+@contextmanager
+def overlaid(folder: Path) -> Iterator[Path]:
+    """A copy of a folder that is gone afterwards, with the kernel's file systems and the checkout in src."""
+    with tempfile.TemporaryDirectory(dir=FOLDERS) as scratch:
+        layers = upper, work, root = [Path(scratch, layer) for layer in ("upper", "work", "root")]
+        for layer in layers:
+            layer.mkdir()
+        run("mount", "-t", "overlay", "overlay", "-o", f"lowerdir={folder},upperdir={upper},workdir={work}", root)
+        try:
+            mount(root)
+            copy_checkout(root / "src")
+            yield root
+        finally:
+            run("umount", "-R", "-l", root)
 
 
 def inside(folder: Path, command: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:

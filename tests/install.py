@@ -12,11 +12,10 @@ from __future__ import annotations
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.compat import FOLDERS, bootstrap, copy_checkout, mount, own_mounts, run
+from tests.compat import FOLDERS, bootstrap, overlaid, own_mounts, run
 from tests.lab.processes import LabError
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "install.md"
@@ -92,15 +91,7 @@ def main() -> int:
     bootstrap("bookworm", folder)
     failed = 0
     for name, parts in ways().items():
-        with tempfile.TemporaryDirectory(dir=FOLDERS) as scratch:
-            layers = [Path(scratch, layer) for layer in ("upper", "work", "root")]
-            for layer in layers:
-                layer.mkdir()
-            upper, work, root = layers
-            options = f"lowerdir={folder},upperdir={upper},workdir={work}"
-            run("mount", "-t", "overlay", "overlay", "-o", options, root)
-            mount(root)
-            copy_checkout(root / "src")
+        with overlaid(folder) as root:
             run("chroot", root, "bash", "-c", WANTED)
             text = script(parts, configured=name == "hpccarbon setup")
             done = run("chroot", root, "bash", "-c", text, check=False)
@@ -112,7 +103,6 @@ def main() -> int:
             )
             if done.returncode:
                 print(done.stdout[-3000:], done.stderr[-3000:], sep="\n")
-            run("umount", "-R", root)
     return 1 if failed else 0
 
 

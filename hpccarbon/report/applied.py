@@ -5,7 +5,7 @@ The ledger holds energy alone; here it meets the intensities of its hours and pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +77,7 @@ class Applied:
             # All hours of a place at once: a series is read from its first to its last.
             for place, used in hours.items():
                 self.places.factors(place).mapping(used)
-            said = self._said(hours)
+            said = described(self.places, hours)
         except CarbonError as err:
             return list(rows), [self._no_grams(err)]
         priced = [
@@ -93,14 +93,14 @@ class Applied:
         several = self.places.several
         try:
             if not several and self.places.factors().zone is None:
-                return ledger.energy(selection, by), self._said({})
+                return ledger.energy(selection, by), described(self.places, {})
             place_of = self.places.place_of if several else None
             used = ledger.ask(selection, lambda con, _: energy_by_place(con, place_of)) or {}
             stand = self.places.stand()
             self.located = [
                 (hour, *stand[place], energy_uj) for place, its in used.items() for hour, energy_uj in its.items()
             ]
-            said = self._said(used)
+            said = described(self.places, used)
             return ledger.energy(selection, by, factors_of(self.places)), said
         except CarbonError as err:
             return ledger.energy(selection, by), [self._no_grams(err)]
@@ -176,15 +176,6 @@ class Applied:
         given = [carbon.embodied, *(place.embodied for place in carbon.places.values() if place.embodied)]
         return any(one.node_kg or one.node_item or one.gpu_kg or one.gpu_item for one in given)
 
-    def _said(self, hours: dict[str, dict[datetime, int]]) -> list[CarbonOf]:
-        """How each place's grams are made, most energy first."""
-        said = [
-            CarbonOf(place=place, energy_uj=sum(used.values()), method=self.places.factors(place).describe(used))
-            for place, used in hours.items()
-        ]
-        said.sort(key=lambda one: -one.energy_uj)
-        return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
-
     def _no_grams(self, err: CarbonError) -> CarbonOf:
         """A zone that is not known takes the grams away, not the energy."""
         self._fault = err
@@ -197,6 +188,20 @@ def factors_of(places: Places) -> Factors:
     return Factors(
         lambda place, hours: places.factors(place).mapping(hours), places.place_of if places.several else None
     )
+
+
+def described(places: Places, hours: Mapping[str, Mapping[datetime, int]]) -> list[CarbonOf]:
+    """How each place's grams are made, most energy first.
+
+    Args:
+        hours: place -> UTC hour -> energy in µJ.
+    """
+    said = [
+        CarbonOf(place=place, energy_uj=sum(used.values()), method=places.factors(place).describe(used))
+        for place, used in hours.items()
+    ]
+    said.sort(key=lambda one: -one.energy_uj)
+    return said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
 
 
 def located_of(row: EnergyRow) -> Located:

@@ -6,7 +6,6 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from math import fsum
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
@@ -153,7 +152,7 @@ def _model(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Model:
     joules = [[_number(row, "energy_joules") for row in run] for run in runs]
     static = [[_number(row, "static_joules") for row in run] for run in runs]
     known = all(value is not None for run in joules for value in run)
-    energy_j = fmean(fsum(value or 0 for value in run) for run in joules) if known else None
+    energy_j = fmean(math.fsum(value or 0 for value in run) for run in joules) if known else None
     metrics: dict[str, list[float]] = {}
     for run in runs:
         for key, value in {key: value for row in run for key, value in _metrics(row).items()}.items():
@@ -162,10 +161,10 @@ def _model(name: str, runs: Sequence[Sequence[Mapping[str, Any]]]) -> Model:
         name=name,
         runs=len(runs),
         seconds=fmean(max(_needed(row, "duration") for row in run) for run in runs),
-        kwh=fmean(fsum(_needed(row, "energy_consumed") for row in run) for run in runs),
-        co2e_g=1000 * fmean(fsum(_needed(row, "emissions") for row in run) for run in runs),
+        kwh=fmean(math.fsum(_needed(row, "energy_consumed") for row in run) for run in runs),
+        co2e_g=1000 * fmean(math.fsum(_needed(row, "emissions") for row in run) for run in runs),
         energy_j=energy_j,
-        dynamic_j=None if energy_j is None else energy_j - fmean(fsum(v or 0 for v in run) for run in static),
+        dynamic_j=None if energy_j is None else energy_j - fmean(math.fsum(v or 0 for v in run) for run in static),
         method=methods.pop() if len(methods) == 1 else "mixed",
         metrics={key: fmean(values) for key, values in metrics.items() if len(values) == len(runs)},
     )

@@ -14,7 +14,7 @@ from hpccarbon.carbon.places import Places
 from hpccarbon.carbon.statement import Statement, statement
 from hpccarbon.errors import CarbonError
 from hpccarbon.report import summary as build
-from hpccarbon.report.applied import Applied, factors_of
+from hpccarbon.report.applied import Applied, described, factors_of
 from hpccarbon.report.budget import BudgetLine, budget_line, period_of
 from hpccarbon.report.figures import CarbonOf, Figures, added_groups, set_aside
 from hpccarbon.site.groups import Group, Grouping, groups, largest_jobs
@@ -61,12 +61,7 @@ class Period:
         for at, place, energy_uj in _by_place(hours):
             of_place = used.setdefault(place, {})
             of_place[at] = of_place.get(at, 0) + energy_uj
-        said = [
-            CarbonOf(place=place, energy_uj=sum(its.values()), method=self.places.factors(place).describe(its))
-            for place, its in used.items()
-        ]
-        said.sort(key=lambda one: -one.energy_uj)
-        return said or [CarbonOf(place="", energy_uj=0, method=self.places.factors().describe())]
+        return described(self.places, used)
 
     def statement(self, hours: Iterable[Group], figures: Figures, now: datetime) -> Statement | None:
         """All that carbon has to say of groups by (..., "hour", "place"), of what jobs held and of what nobody did.

@@ -6,19 +6,18 @@ Only adds up, in the engine: a million jobs never become a million Python object
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
 from hpccarbon.site.ledger import WORDS, EnergyRow, Key, Ledger, Selection
 from hpccarbon.site.unseen import NOTHING, Unseen, nothing, of_selected
-from hpccarbon.site.weigh import ENERGY, GRAMS, Factors, grams, hour_at, weigh
+from hpccarbon.site.weigh import ENERGY, GRAMS, Factors, grams, hour_at, moment_at, weigh
 
 if TYPE_CHECKING:
     import duckdb
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _COLUMN: Mapping[str, str] = {
     **{word: WORDS[word] for word in ("hour", "holder", "user", "account", "partition", "node")},
     "job": WORDS["job_id"],
@@ -150,8 +149,7 @@ def _group(
     its_grams = grams(weighted, lacking) if with_grams else None
     read = tuple(hour_at(value) if word == "hour" else value for word, value in zip(by, key, strict=True))
     jobs, nodes = counts
-    first, last = (_EPOCH + timedelta(microseconds=moment) for moment in (first_us, last_us))
-    fields: list[Any] = [read, *measures, nodes, first, last, its_grams]
+    fields: list[Any] = [read, *measures, nodes, moment_at(first_us), moment_at(last_us), its_grams]
     return Group(EnergyRow(*fields), jobs, idle_cores_uj or 0)
 
 

@@ -18,7 +18,7 @@ from hpccarbon import schema
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, jobs, packs, shards, steps
 from hpccarbon.site.engine import OnDemand, connect, quoted, reason
-from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, table, weigh
+from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, moment_at, table, weigh
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S
 
@@ -33,7 +33,6 @@ Answer = TypeVar("Answer")
 Key = str | int | datetime | date | None
 _HOUR_US = HOUR_S * 1_000_000
 _HINT_MARGIN = timedelta(hours=1)
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Selection(msgspec.Struct, frozen=True):
@@ -603,7 +602,7 @@ def _energy_row(
 ) -> EnergyRow:
     *measures, first_us, last_us, weighted, lacking = values
     its_grams = grams(weighted, lacking) if with_grams else None
-    fields: list[Any] = [_key(key, readers), *measures, _moment(first_us), _moment(last_us), its_grams]
+    fields: list[Any] = [_key(key, readers), *measures, moment_at(first_us), moment_at(last_us), its_grams]
     return EnergyRow(*fields)
 
 
@@ -614,13 +613,9 @@ def _key(values: Sequence[Any], readers: Sequence[Callable[[Any], Key] | None]) 
     )
 
 
-def _moment(epoch_us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=epoch_us)
-
-
 READERS: dict[str, Callable[[Any], Key]] = {
     "hour": hour_at,
-    "bucket": _moment,
+    "bucket": moment_at,
     "day": date.fromordinal,
     "month": lambda month_n: f"{month_n // 12:04d}-{month_n % 12 + 1:02d}",
 }

@@ -42,6 +42,11 @@ def hour_at(hour_n: int) -> datetime:
     return _EPOCH + timedelta(hours=hour_n)
 
 
+def moment_at(epoch_us: int) -> datetime:
+    """The time of a number of microseconds, counted from 1970."""
+    return _EPOCH + timedelta(microseconds=epoch_us)
+
+
 def grams(weighted: int | None, lacking: int) -> float | None:
     """What the two measures of `GRAMS` say; None where a row with energy has no factor: an incomplete sum is none."""
     return None if lacking else (weighted or 0) / (SCALE * UJ_PER_KWH)
