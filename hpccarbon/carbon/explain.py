@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
-from hpccarbon.carbon.footprint import RUNG_WORDS, Factor, hour_of
-from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.footprint import RUNG_WORDS, Factor
+from hpccarbon.carbon.places import EnergyByPlace, Places
 
 if TYPE_CHECKING:
     from hpccarbon.carbon.embodied import Hardware, Held
@@ -60,35 +60,32 @@ class _Step:
 
 def explain(
     places: Places,
-    rows: Iterable[tuple[datetime, str | None, str | None, int]],
+    energy: EnergyByPlace,
     held: Iterable[tuple[str, Held]] = (),
     measured: str = "meters of the nodes",
 ) -> Explanation:
     """The lines for a job's energy, and for its share of the hardware.
 
     Args:
-        rows: (UTC hour, node, partition, metered energy in µJ), as the ledger has them; any order.
+        energy: `Places.energy_of`.
         held: (place, cores × time and GPUs × time held there); none: the hardware is left out.
         measured: what the energy's source is called.
 
     Raises: CarbonError for a zone that is not known.
     """
-    energy: dict[tuple[str, datetime], int] = {}
-    for hour, node, partition, energy_uj in rows:
-        key = places.place_of(node, partition), hour_of(hour)
-        energy[key] = energy.get(key, 0) + energy_uj
-    for place in {place for place, _ in energy}:
-        places.factors(place).mapping(hour for its, hour in energy if its == place)
+    for place, used in energy.items():
+        places.factors(place).mapping(used)
+    parts_of = {(place, hour): energy_uj for place, used in energy.items() for hour, energy_uj in used.items()}
     steps: list[_Step] = []
-    for (place, hour), energy_uj in sorted(energy.items()):
+    for (place, hour), energy_uj in sorted(parts_of.items()):
         factor = places.factors(place).at(hour)
         if not steps or not steps[-1].holds(place, factor):
             steps.append(_Step(place, factor, hour))
         steps[-1].last = hour
         steps[-1].energy_uj += energy_uj
 
-    lines = [_energy_line(energy, measured)]
-    lines += _settings_lines(places, sorted(energy))
+    lines = [_energy_line(parts_of, measured)]
+    lines += _settings_lines(places, sorted(parts_of))
     parts: list[Decimal | None] = []
     for step in steps:
         line, grams = _step_line(step, places)

@@ -20,13 +20,17 @@ from pathlib import Path
 
 import msgspec
 
-from hpccarbon.carbon.footprint import Factors
+from hpccarbon.carbon.footprint import Factors, hour_of
 from hpccarbon.config import Carbon
 from hpccarbon.errors import ConfigError
 from hpccarbon.units import UJ_PER_KWH
 
 HERE = ""
 """The name of the place that `[carbon]` itself describes."""
+Row = tuple[datetime, "str | None", "str | None", int]
+"""(UTC hour, node, partition, metered energy in µJ), as the ledger has it."""
+EnergyByPlace = dict[str, dict[datetime, int]]
+"""Place -> UTC hour -> metered energy in µJ."""
 
 
 class Places:
@@ -55,9 +59,13 @@ class Places:
             self._known[key] = self._nodes.get(node or "") or self._by_partition(partition) or HERE
         return self._known[key]
 
-    def stand(self) -> dict[str, tuple[str | None, str | None]]:
-        """Place -> a node and a partition that stand there, of all that were asked for; `HERE` needs neither."""
-        return {place: pair for pair, place in self._known.items()} | {HERE: (None, None)}
+    def energy_of(self, rows: Iterable[Row]) -> EnergyByPlace:
+        """The energy of rows of the ledger, by where they stand and by their hour."""
+        found: EnergyByPlace = {}
+        for hour, node, partition, energy_uj in rows:
+            used = found.setdefault(self.place_of(node, partition), {})
+            used[hour_of(hour)] = used.get(hour_of(hour), 0) + energy_uj
+        return found
 
     def carbon_of(self, place: str) -> Carbon:
         """`[carbon]` as it is in this place."""
@@ -84,7 +92,7 @@ class Places:
         """The factors that count for a row of the ledger."""
         return self.factors(self.place_of(node, partition))
 
-    def grams(self, rows: Iterable[tuple[datetime, str | None, str | None, int]]) -> float | None:
+    def grams(self, rows: Iterable[Row]) -> float | None:
         """Grams of rows (UTC hour, node, partition, energy in µJ); None where a row with energy has no factor."""
         total = 0.0
         for hour, node, partition, energy_uj in rows:

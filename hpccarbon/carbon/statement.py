@@ -6,7 +6,6 @@ What is not known is null and named in `notes`; nothing is assumed in silence. F
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from math import fsum
 from typing import Annotated
 
@@ -14,15 +13,12 @@ import msgspec
 
 from hpccarbon.carbon import equivalents
 from hpccarbon.carbon.embodied import UG_PER_G, Held, hardware, job_ug, sci
-from hpccarbon.carbon.footprint import hour_of
-from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.places import EnergyByPlace, Places
 from hpccarbon.carbon.scope2 import scope2, water_l
 from hpccarbon.carbon.uncertainty import budget
 from hpccarbon.units import kwh
 
 Means = msgspec.Meta
-Row = tuple[datetime, "str | None", "str | None", int]
-"""(UTC hour, node, partition, metered energy in µJ), as the ledger has it."""
 
 
 class Statement(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +66,7 @@ def held_of(places: Places, rows: Iterable[tuple[str | None, str | None, int, in
 
 def statement(
     places: Places,
-    rows: Iterable[Row],
+    energy: EnergyByPlace,
     held: Mapping[str, Held] | None = None,
     *,
     energy_spread: float | None = None,
@@ -80,20 +76,17 @@ def statement(
     """All of it for some energy and what was held meanwhile.
 
     Args:
+        energy: `Places.energy_of`.
         held: place -> cores and GPUs × time (`held_of`); None: the hardware is left out.
         energy_spread: one sigma of the energy itself, relative (`uncertainty.energy_spread`).
         units, unit: what the SCI is per: 1 job, 40 simulated years, ...
 
     Raises: CarbonError for a zone that is not known. ValueError for `units` <= 0.
     """
-    by_place: dict[str, dict[datetime, int]] = {}
-    for hour, node, partition, energy_uj in rows:
-        used = by_place.setdefault(places.place_of(node, partition), {})
-        used[hour_of(hour)] = used.get(hour_of(hour), 0) + energy_uj
     notes: dict[str, None] = {}
     grams, market, water = _Sum(), _Sum(), _Sum()
     common_g = own_g = 0.0
-    for place, used in by_place.items():
+    for place, used in energy.items():
         factors, carbon = places.factors(place), places.carbon_of(place)
         its_g, its_kwh = factors.grams(used), kwh(sum(used.values()))
         grams.add(its_g)

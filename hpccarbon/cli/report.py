@@ -358,7 +358,7 @@ def _hints(
         waited_h = waited_hours(job)
         shifts = other_times(
             applied.config.carbon,
-            energy_by_hour(applied.located),
+            energy_by_hour(applied.used),
             applied.config.shared("intensity"),
             shifts=sorted({-waited_h, *range(25)}),
             as_of=applied.as_of,
@@ -377,7 +377,7 @@ def _advice(asked: Asked) -> Advice | None:
 
     applied = asked.applied
     carbon, series_dir = applied.config.carbon, applied.config.shared("intensity")
-    used = energy_by_hour(applied.located)
+    used = energy_by_hour(applied.used)
     empty = Advice(co2e_g=None, times=[], zones=[], notes=[])
     when = other_times(carbon, used, series_dir, as_of=applied.as_of) if asked.times else empty
     where = other_zones(carbon, used, asked.zones, series_dir, applied.as_of) if asked.zones else empty
@@ -397,7 +397,7 @@ def _explain(report: JobReport, asked: Asked, format_: Format, output: Path | No
     if not report.jobs:
         return _emit(report, format_, output, zone, 0)
     applied = asked.applied
-    told = explain(applied.places, applied.located, applied.held.items())
+    told = explain(applied.places, applied.used, applied.held.items())
     emit(content(told, report, format_, screen_of(zone, output)), output)
     return int(bool(report.missing))
 

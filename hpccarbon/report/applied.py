@@ -5,7 +5,7 @@ The ledger holds energy alone; here it meets the intensities of its hours and pl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import msgspec
 
 from hpccarbon.carbon.embodied import UG_PER_G, UNALLOCATED, Held, hardware, share
 from hpccarbon.carbon.footprint import Factors as HourFactors
-from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.places import EnergyByPlace, Places, Row
 from hpccarbon.carbon.statement import Statement, held_of, statement
 from hpccarbon.config import Config
 from hpccarbon.errors import CarbonError
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from hpccarbon.site.ledger import EnergyRow, Ledger
 
-Located = tuple[datetime, "str | None", "str | None", int]
-"""(UTC hour, node, partition, metered energy in µJ)."""
 _HELD = """
     SELECT node, partition, coalesce(sum(alloc_cores::HUGEINT * present_ms), 0)::BIGINT,
         coalesce(sum(alloc_gpus::HUGEINT * present_ms), 0)::BIGINT
@@ -60,30 +58,23 @@ class Applied:
         self.config = config
         self.as_of = as_of
         self.places = Places(config.carbon, config.shared("intensity"), as_of)
-        self.located: list[Located] = []
-        """The energy of what was asked for last, by hour and where it was used."""
+        self.used: EnergyByPlace = {}
+        """The energy of what was asked for last, by where it was used and by hour."""
         self.held: dict[str, Held] = {}
         """What was held meanwhile, by place; empty where no hardware is configured."""
         self._fault: CarbonError | None = None
 
     def of_jobs(self, rows: Sequence[EnergyRow]) -> tuple[list[EnergyRow], list[CarbonOf]]:
         """Rows of one hour, node and partition each (keys as `job.BY`), with their grams and how they were made."""
-        self.located = [located_of(row) for row in rows]
-        hours: dict[str, dict[datetime, int]] = {}
-        for hour, node, partition, energy_uj in self.located:
-            used = hours.setdefault(self.places.place_of(node, partition), {})
-            used[hour] = used.get(hour, 0) + energy_uj
+        self.used = self.places.energy_of(map(_row_of, rows))
         try:
             # All hours of a place at once: a series is read from its first to its last.
-            for place, used in hours.items():
+            for place, used in self.used.items():
                 self.places.factors(place).mapping(used)
-            said = described(self.places, hours)
+            said = described(self.places, self.used)
         except CarbonError as err:
             return list(rows), [self._no_grams(err)]
-        priced = [
-            msgspec.structs.replace(row, grams=self.places.grams([located]))
-            for row, located in zip(rows, self.located, strict=True)
-        ]
+        priced = [msgspec.structs.replace(row, grams=self.places.grams([_row_of(row)])) for row in rows]
         return priced, said
 
     def of_selection(
@@ -96,10 +87,7 @@ class Applied:
                 return ledger.energy(selection, by), described(self.places, {})
             place_of = self.places.place_of if several else None
             used = ledger.ask(selection, lambda con, _: energy_by_place(con, place_of)) or {}
-            stand = self.places.stand()
-            self.located = [
-                (hour, *stand[place], energy_uj) for place, its in used.items() for hour, energy_uj in its.items()
-            ]
+            self.used = used
             said = described(self.places, used)
             return ledger.energy(selection, by, factors_of(self.places)), said
         except CarbonError as err:
@@ -112,12 +100,12 @@ class Applied:
             figures: of the same energy.
             per: what the SCI is per; None: of a period nobody asked for one.
         """
-        if self._fault is not None or not self.located or not self.config.carbon.zone:
+        if self._fault is not None or not self.used or not self.config.carbon.zone:
             return None
         one = per or Per()
         told = statement(
             self.places,
-            self.located,
+            self.used,
             self.held or None,
             energy_spread=figures.energy_spread,
             units=one.units,
@@ -161,14 +149,11 @@ class Applied:
 
     def narrow(self, rows: Sequence[EnergyRow]) -> None:
         """From now on it is about these rows, with keys as `job.BY`, and what they held."""
-        self.located = [located_of(row) for row in rows]
+        self.used = self.places.energy_of(map(_row_of, rows))
         if self._hardware():
             self.held = held_of(
                 self.places,
-                [
-                    (*located_of(row)[1:3], row.core_us or 0, (row.alloc_gpus or 0) * row.present_ms * 1000)
-                    for row in rows
-                ],
+                [(*_row_of(row)[1:3], row.core_us or 0, (row.alloc_gpus or 0) * row.present_ms * 1000) for row in rows],
             )
 
     def _hardware(self) -> bool:
@@ -204,16 +189,17 @@ def described(places: Places, hours: Mapping[str, Mapping[datetime, int]]) -> li
     return said or [CarbonOf(place="", energy_uj=0, method=places.factors().describe())]
 
 
-def located_of(row: EnergyRow) -> Located:
+def _row_of(row: EnergyRow) -> Row:
     """A row with a key as `job.BY`, as carbon wants it."""
     return _hour(row.key[6]), _name(row.key[2]), _name(row.key[5]), row.energy_uj
 
 
-def energy_by_hour(rows: Iterable[Located]) -> dict[datetime, int]:
+def energy_by_hour(energy: EnergyByPlace) -> dict[datetime, int]:
     """UTC hour -> energy in µJ, wherever it was used."""
     found: dict[datetime, int] = {}
-    for hour, _node, _partition, energy_uj in rows:
-        found[hour] = found.get(hour, 0) + energy_uj
+    for used in energy.values():
+        for hour, energy_uj in used.items():
+            found[hour] = found.get(hour, 0) + energy_uj
     return found
 
 

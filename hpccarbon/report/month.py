@@ -10,7 +10,7 @@ import msgspec
 
 from hpccarbon.carbon.footprint import Factors as HourFactors
 from hpccarbon.carbon.footprint import hour_of
-from hpccarbon.carbon.places import Places
+from hpccarbon.carbon.places import EnergyByPlace, Places
 from hpccarbon.carbon.statement import Statement, statement
 from hpccarbon.errors import CarbonError
 from hpccarbon.report import summary as build
@@ -57,11 +57,7 @@ class Period:
             nowhere = HourFactors(msgspec.structs.replace(self.config.carbon, zone="")).describe()
             method = msgspec.structs.replace(nowhere, notes=[str(self.fault)] if self.fault else nowhere.notes)
             return [CarbonOf(place="", energy_uj=0, method=method)]
-        used: dict[str, dict[datetime, int]] = {}
-        for at, place, energy_uj in _by_place(hours):
-            of_place = used.setdefault(place, {})
-            of_place[at] = of_place.get(at, 0) + energy_uj
-        return described(self.places, used)
+        return described(self.places, _by_place(hours))
 
     def statement(self, hours: Iterable[Group], figures: Figures, now: datetime) -> Statement | None:
         """All that carbon has to say of groups by (..., "hour", "place"), of what jobs held and of what nobody did.
@@ -73,11 +69,9 @@ class Period:
         """
         if self.factors is None:
             return None
-        stand = self.places.stand()
-        rows = [(at, *stand[place], energy_uj) for at, place, energy_uj in _by_place(hours)]
         applied = Applied(self.config)
         applied.hold(self.ledger, self.selection(holders=("job",)))
-        told = statement(self.places, rows, applied.held or None, energy_spread=figures.energy_spread)
+        told = statement(self.places, _by_place(hours), applied.held or None, energy_spread=figures.energy_spread)
         unused_g = applied.unused_g(self.ledger, self.since, min(self.until, now))
         # Of a month nobody asked what it was per.
         return msgspec.structs.replace(told, sci_g=None, embodied_unused_g=unused_g)
@@ -105,11 +99,15 @@ class Period:
         return factors_of(self.places) if any(zones) else None
 
 
-def _by_place(hours: Iterable[Group]) -> Iterable[tuple[datetime, str, int]]:
+def _by_place(hours: Iterable[Group]) -> EnergyByPlace:
+    """The energy of groups by (..., "hour", "place")."""
+    found: EnergyByPlace = {}
     for one in hours:
         *_, at, place = one.energy.key
         assert isinstance(at, datetime)
-        yield at, str(place), one.energy.energy_uj
+        used = found.setdefault(str(place), {})
+        used[at] = used.get(at, 0) + one.energy.energy_uj
+    return found
 
 
 def totals(period: Period, since: datetime, until: datetime, **narrowed: tuple[str, ...]) -> Figures:
@@ -172,7 +170,7 @@ def summary(
         idle_cores_uj=whole[0].idle_cores_uj if whole else 0,
         figures=figures,
     )
-    seen = {at for at, _, _ in _by_place(by_hour)}
+    seen = {at for used in _by_place(by_hour).values() for at in used}
     return build.Summary(
         cluster=ledger.cluster or "",
         timezone=config.report.timezone,

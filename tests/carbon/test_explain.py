@@ -103,7 +103,7 @@ def test_a_thousand_random_jobs_come_out_to_the_last_printed_digit(room: Path) -
             for node in nodes
         ]
         held = [("", Held(dice.randrange(10**13), dice.randrange(2) * dice.randrange(10**11)))]
-        told = explain(places, rows, held)
+        told = explain(places, places.energy_of(rows), held)
         again(told)
         grams = places.grams(rows)
         assert grams is not None and told.co2e_g is not None
@@ -115,15 +115,15 @@ def test_a_thousand_random_jobs_come_out_to_the_last_printed_digit(room: Path) -
 
 
 def test_an_unknown_pue_is_a_line_and_an_unknown_intensity_is_not_known() -> None:
-    told = explain(Places(Carbon(zone="DE", basis="direct")), [(T0, "n1", None, 10**12)])
+    told = explain(Places(Carbon(zone="DE", basis="direct")), {"": {T0: 10**12}})
     assert told.co2e_g is None and told.lines[-1].result == "not known"
     assert any("unknown (carbon.pue is not set): taken as 1.0" in line.source for line in told.lines)
     assert any("direct" in line.source for line in told.lines)
 
 
 def test_hours_of_one_factor_are_one_line_with_their_time() -> None:
-    rows = [(T0 + timedelta(hours=hour), "n1", None, 3_600_000_000_000) for hour in range(48)]
-    told = explain(Places(Carbon(zone="DE", pue=1.5)), rows)
+    used = {T0 + timedelta(hours=hour): 3_600_000_000_000 for hour in range(48)}
+    told = explain(Places(Carbon(zone="DE", pue=1.5)), {"": used})
     steps = [line for line in told.lines if "×" in line.expression]
     assert len(steps) == 1 and steps[0].time == "2026-03-01T00:00Z/2026-03-03T00:00Z"
     assert steps[0].expression == "172800000 J ÷ 3600000 J/kWh × 1 × 1.5 × 329.65 g/kWh"
@@ -131,5 +131,5 @@ def test_hours_of_one_factor_are_one_line_with_their_time() -> None:
 
 
 def test_nothing_is_nothing() -> None:
-    told = explain(Places(Carbon(zone="DE")), [])
+    told = explain(Places(Carbon(zone="DE")), {})
     assert told.co2e_g is None and told.lines[0].result == "0"

@@ -63,7 +63,7 @@ def test_a_year_keeps_its_own_pue() -> None:
     half = Factors(Carbon(zone="DE", pue_of_year={"2024": 1.5}))
     assert half.describe({HOUR: KWH}).notes == [] and NO_PUE in half.describe({HOUR: KWH, new: KWH}).notes
     grams = factors.grams({HOUR: KWH, new: KWH})
-    told = explain(Places(carbon), [(HOUR, "n1", None, KWH), (new, "n1", None, KWH)])
+    told = explain(Places(carbon), {"": {HOUR: KWH, new: KWH}})
     assert grams is not None and float(told.co2e_g or 0) == pytest.approx(grams)
     assert [(line.result, line.time) for line in told.lines if line.label == "PUE"] == [
         ("1.5", "2024"),
