@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from datetime import timezone, tzinfo
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -358,7 +357,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def node_name(given: str | None = None) -> str:
     """The node's name as Slurm knows it: given, else SLURMD_NODENAME, else the short host name."""
-    name = given or os.environ.get("SLURMD_NODENAME") or socket.gethostname().split(".")[0]
+    name = given or os.environ.get("SLURMD_NODENAME") or os.uname().nodename.split(".")[0]
     if not _NAME.fullmatch(name):
         raise ConfigError(f"node name {name!r} cannot be used in a file name; use letters, digits, '.', '_', '-'")
     return name

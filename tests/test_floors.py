@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import msgspec
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "hpccarbon"
-BASE = frozenset(("units", "records", "errors", "schema", "config", "hostlist", "program"))
+BASE = frozenset(("units", "records", "errors", "schema", "config", "hostlist", "program", "duck"))
 WINGS: dict[str, frozenset[str]] = {
     "base": frozenset(),
     "node": frozenset(("base",)),
@@ -29,7 +30,9 @@ WINGS: dict[str, frozenset[str]] = {
 """wing -> the other wings it may import; `cli` may import all."""
 TRACKER_MAY = ("hpccarbon.node.control", "hpccarbon.node.meters", "hpccarbon.node.sysroot", "hpccarbon.node.once")
 """Of `node`, the tracker uses the client, the meters and the one command that needs no daemon."""
-HEAVY = frozenset(("pyarrow", "pandas", "numpy", "duckdb", "polars", "dask", "distributed", "altair", "rich"))
+HEAVY = frozenset(
+    ("pyarrow", "pandas", "numpy", "duckdb", "polars", "dask", "distributed", "altair", "rich", "hpccarbon.duck")
+)
 """What no module of the package may import before it is needed: each costs tens of milliseconds or megabytes."""
 STDLIB_AND_MSGSPEC = sys.stdlib_module_names | {"msgspec", "hpccarbon"}
 
@@ -87,6 +90,10 @@ def wing_of(module: str) -> str:
     return "base" if parts[1] in BASE else parts[1]
 
 
+def heavy_of(found: Import) -> bool:
+    return found.module in HEAVY or found.module.split(".")[0] in HEAVY
+
+
 ALL = [(module_name(path), path) for path in modules()]
 IDS = [name for name, _ in ALL]
 each_module = pytest.mark.parametrize(("name", "path"), ALL, ids=IDS)
@@ -131,8 +138,8 @@ def test_the_base_knows_the_standard_library_and_msgspec_alone(name: str, path: 
         for found in imports(path)
         if found.module.split(".")[0] not in STDLIB_AND_MSGSPEC and not found.for_types
     }
-    allowed = {("pyarrow", False)} if name == "hpccarbon.schema" else set()
-    assert foreign <= allowed
+    allowed = {"hpccarbon.schema": {("pyarrow", False)}, "hpccarbon.duck": {("_duckdb", True), ("duckdb", True)}}
+    assert foreign <= allowed.get(name, set())
 
 
 @each_module
@@ -140,9 +147,17 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(name: str, path: Path) -> N
     heavy = [
         f"line {found.line}: {found.module}"
         for found in imports(path)
-        if found.at_load and found.module.split(".")[0] in HEAVY
+        if found.at_load and heavy_of(found) and name != "hpccarbon.duck"
     ]
     assert heavy == []
+
+
+@each_module
+def test_the_engine_is_loaded_in_one_place(name: str, path: Path) -> None:
+    """hpccarbon/duck.py leaves out what costs a report a quarter of a second; Arrow tables alone need it."""
+    if name in ("hpccarbon.duck", "hpccarbon.site.engine"):
+        return
+    assert [found.line for found in imports(path) if found.module == "duckdb" and not found.for_types] == []
 
 
 def test_the_daemon_never_loads_what_reports_need() -> None:
@@ -152,7 +167,7 @@ def test_the_daemon_never_loads_what_reports_need() -> None:
         for name, path in ALL
         if wing_of(name) == "node"
         for found in imports(path)
-        if found.module.split(".")[0] in HEAVY and not found.for_types
+        if heavy_of(found) and not found.for_types
     }
     assert holders <= {"hpccarbon.node.seal"}
 
@@ -205,6 +220,25 @@ def test_help_loads_click_and_a_table() -> None:
 def test_a_report_loads_neither_pandas_nor_pyarrow_nor_rich() -> None:
     loaded = _loads("import hpccarbon.cli.report, hpccarbon.site.ledger, hpccarbon.report.render.text")
     assert not HEAVY & loaded
+
+
+@pytest.mark.skipif(find_spec("_duckdb") is None, reason="DuckDB before 1.4 has no compiled half of its own")
+def test_a_question_to_the_ledger_loads_the_engine_without_its_package(tmp_path: Path) -> None:
+    question = (
+        "from pathlib import Path; from hpccarbon.site.ledger import Ledger, Selection\n"
+        f"assert Ledger(Path({str(tmp_path)!r}), 'c').energy(Selection()) == []\n"
+        f"from hpccarbon.site.engine import connect; assert connect().execute('SELECT 1').fetchall() == [(1,)]"
+    )
+    loaded = _loads(question)
+    assert not {"duckdb", "importlib.metadata", "dataclasses", "pyarrow", "numpy"} & loaded
+    assert "_duckdb" in loaded
+
+
+def test_without_the_compiled_half_alone_the_package_is_the_engine() -> None:
+    """As before DuckDB 1.4, which has no module of that name."""
+    hidden = "import sys, types; sys.modules |= {'_duckdb': None, 'duckdb': types.ModuleType('duckdb')}"
+    used = "import hpccarbon.duck; assert hpccarbon.duck.duckdb is sys.modules['duckdb']; del sys.modules['_duckdb']"
+    assert "hpccarbon.duck" in _loads(f"{hidden}\n{used}")
 
 
 def test_no_name_is_excused_from_being_called_that_is_called() -> None:

@@ -322,15 +322,9 @@ def _last_words(month: Path, provider: str) -> dict[tuple[int, str], tuple[float
 
 
 def _ask(sql: str, files: Sequence[Path], parameters: dict[str, Any]) -> list[tuple[Any, ...]]:
-    import duckdb
+    from hpccarbon.duck import SETTINGS, duckdb
 
-    settings: dict[str, str | bool | int | float | list[str]] = {
-        "autoinstall_known_extensions": "false",
-        "temp_directory": "",
-        "python_enable_replacements": "false",
-        "threads": 1,
-    }
-    with duckdb.connect(":memory:", config=settings) as connection:
+    with duckdb.connect(":memory:", config={**SETTINGS, "threads": 1}) as connection:
         try:
             connection.execute("SET TimeZone = 'UTC'")
             return connection.execute(sql, {"files": [str(path) for path in files], **parameters}).fetchall()

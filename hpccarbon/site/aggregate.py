@@ -73,7 +73,7 @@ def aggregate_hour(
     Returns: what the file says it was made of, and the shards that were set aside.
     Raises: ShardError naming the hour, if a sum leaves 64 bits or the file cannot be written.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     files = sorted(files)
     refused: dict[str, str] = {}

@@ -68,7 +68,7 @@ def pack(shared: Path, cluster: str, days: Sequence[datetime]) -> list[ShardErro
 
 
 def _pack_day(shared: Path, cluster: str, day: datetime) -> None:
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     target = index.day_path(shared, cluster, day)
     with tempfile.TemporaryDirectory(prefix="hpccarbon-") as spill, contextlib.closing(connect(1)) as con:

@@ -14,11 +14,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import stat
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,7 +144,9 @@ def _rooms(root: Path) -> None:
             if os.fstat(descriptor).st_uid != os.geteuid():
                 raise HpcCarbonError(f"{room} does not belong to this user: whoever owns it could read every extract")
             os.fchmod(descriptor, 0o711)
-    shutil.rmtree(root / _WORK, ignore_errors=True)
+    from shutil import rmtree
+
+    rmtree(root / _WORK, ignore_errors=True)
     (root / _WORK).mkdir(mode=0o700)
 
 
@@ -173,6 +173,8 @@ def _remember(root: Path, made: dict[str, str]) -> None:
 
 def _fingerprints(shared: Path, cluster: str) -> dict[str, str]:
     """Month -> what its extracts are made of, in a few characters."""
+    from hashlib import blake2b
+
     parts: dict[str, list[str]] = {}
     with contextlib.closing(connect(1)) as con:
         entries, _ = index.known(lambda: con, shared, cluster)
@@ -189,6 +191,8 @@ def _fingerprints(shared: Path, cluster: str) -> dict[str, str]:
 
 
 def _write_month(ledger: Ledger, root: Path, month: str) -> int:
+    from shutil import rmtree
+
     begin = datetime.strptime(f"{month}+0000", "%Y-%m%z")
     end = (begin + timedelta(days=32)).replace(day=1)
     work = root / _WORK
@@ -208,14 +212,14 @@ def _write_month(ledger: Ledger, root: Path, month: str) -> int:
         with contextlib.closing(connect()) as con:
             source = f"SELECT * FROM read_parquet({quoted(str(mine))}, hive_partitioning = false)"  # noqa: S608
             written += _hand_out(con, source, "job_id, restart", "jobs", month, root)
-    shutil.rmtree(work)
+    rmtree(work)
     work.mkdir(mode=0o700)
     return written
 
 
 def _hand_out(con: duckdb.DuckDBPyConnection, source: str, order: str, kind: str, month: str, root: Path) -> int:
     """Split the rows of a query by uid, and give each user the user's own; returns how many files there are."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     room = root / _WORK / kind
     versions = {"ledger": schema.LEDGER_VERSION, "jobs": schema.JOBS_VERSION}
@@ -297,7 +301,7 @@ class OwnLedger(Ledger):
         return {self.cluster or "": files} if files else {}
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
-        import duckdb
+        from hpccarbon.duck import duckdb
 
         files = [path for path in self._files("ledger").values() if path not in self._broken]
         if by_bucket or not files:

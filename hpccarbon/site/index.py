@@ -189,7 +189,7 @@ def from_file(con: duckdb.DuckDBPyConnection, path: str, cluster: str, hour: dat
 
 def _said(con: duckdb.DuckDBPyConnection, path: str, place: Mapping[str, str], kind: type[Said]) -> Said:
     """What a ledger file was made of, by its metadata, which must name the place it lies in."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     try:
         try:

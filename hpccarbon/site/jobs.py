@@ -120,22 +120,30 @@ def write_cursor(shared: Path, cluster: str, until: datetime) -> None:
     temporary.replace(path)
 
 
-def read(con: duckdb.DuckDBPyConnection, files: Sequence[str], where: str = "true") -> list[JobRecord]:
-    """The records in `files` for which the SQL condition `where` holds, by job id and run.
+def read(con: duckdb.DuckDBPyConnection, files: Sequence[str], *either: str) -> list[JobRecord]:
+    """The records in `files` for which one of these SQL conditions holds (without any: all), by job id and run.
 
     Raises: ShardError naming the first file that cannot be read.
+    Method: condition by condition. Joined by OR, none could be held against the row groups' statistics, and a month's
+        million rows would be read for one job.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     if not files:
         return []
     source = "read_parquet($files, hive_partitioning = false)"
-    sql = f"SELECT {_SELECTED} FROM {source} WHERE {where} ORDER BY job_id, restart"  # noqa: S608
+    conditions = either or ("true",)
+    parts = [
+        " AND ".join([f"({condition})", *(f"({earlier}) IS NOT TRUE" for earlier in conditions[:place])])
+        for place, condition in enumerate(conditions)
+    ]
+    union = " UNION ALL ".join(f"FROM {source} WHERE {part}" for part in parts)
+    sql = f"SELECT {_SELECTED} FROM ({union}) ORDER BY job_id, restart"  # noqa: S608
     try:
         rows = con.execute(sql, {"files": list(files)}).fetchall()
     except duckdb.Error as err:
         for file in files if len(files) > 1 else ():
-            read(con, [file], where)
+            read(con, [file], *either)
         raise ShardError(files[0], f"{reason(err)} (remove it and run `hpccarbon aggregate --since` again)") from err
     timed = [column.name in _TIMES for column in schema.JOBS]
     return [_record([_moment(v) if t else v for t, v in zip(timed, row, strict=True)]) for row in rows]
@@ -160,7 +168,7 @@ def merge(con: duckdb.DuckDBPyConnection, shared: Path, cluster: str, records: I
     A month without news is not written. `restart` is numbered anew, over the runs that the month knows.
     Raises: ShardError, if a file cannot be read or written.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     months: dict[str, dict[tuple[int, datetime | None], JobRecord]] = {}
     for record in records:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from hpccarbon import schema
-from hpccarbon.site.engine import quoted
+from hpccarbon.site.engine import arrow, quoted
 from hpccarbon.site.ledger import Ledger, Selection
 from hpccarbon.site.unseen import lacks
 from hpccarbon.site.weigh import SCALE, Factors, weigh
@@ -89,7 +89,7 @@ def job_table(ledger: Ledger, selection: Selection, factors: Factors | None = No
         weigh(con, hours, factors)
         told = _LACKS if lacks(con, ledger, chosen) else _NO_LACKS
         sql = _JOBS.format(used=_USED, lacks=told, records=records, uj_per_kwh=f"{UJ_PER_KWH}::DOUBLE")
-        return con.sql(sql).to_arrow_table()
+        return arrow(con, sql)
 
     table: pa.Table = ledger.ask(chosen, question, even_empty=True)
     return table

@@ -7,6 +7,7 @@ themselves: never from both. Computes energy and, if factors are given, grams; f
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta, timezone, tzinfo
 from pathlib import Path
@@ -17,7 +18,7 @@ import msgspec
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
 from hpccarbon.site import index, jobs, packs, shards, steps
-from hpccarbon.site.engine import OnDemand, connect, quoted, reason
+from hpccarbon.site.engine import OnDemand, arrow, connect, quoted, reason
 from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, moment_at, table, weigh
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S
@@ -162,6 +163,7 @@ class Ledger:
         self._refused: dict[str, str] = {}
         self._gathered: list[str] = []
         self._planned: set[int] = set()
+        self._spans: tuple[object, tuple[datetime, datetime] | None] | None = None
         self._view = ""
         self._connection: duckdb.DuckDBPyConnection | None = None
 
@@ -264,15 +266,17 @@ class Ledger:
             either.append(_among("job_id", job_ids))
         if array_ids is not None:
             either.append(_among("array_job_id", array_ids))
-        either += [f"(array_job_id = {int(array)} AND array_task_id = {int(task)})" for array, task in array_tasks]
-        conditions = [f"({' OR '.join(either)})"] if either else []
-        conditions += ran_within(chosen)
-        where = " AND ".join(conditions) or "true"
+        if array_tasks:
+            pairs = " OR ".join(
+                f"(array_job_id = {int(one)} AND array_task_id = {int(task)})" for one, task in array_tasks
+            )
+            either.append(f"{_among('array_job_id', {one for one, _ in array_tasks})} AND ({pairs})")
+        narrowed = ran_within(chosen)
         files = self.job_files()
         if either or chosen.job_ids is not None:
             ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
             files = jobs.holding(files, ids if either else chosen.job_ids or ())
-        return jobs.read(self._con, files, where)
+        return jobs.read(self._con, files, *(" AND ".join([one, *narrowed]) for one in either or ["true"]))
 
     def steps(self, job_ids: Iterable[int]) -> list[steps.StepRow]:
         """What the steps of these jobs used, by node and hour, as far as `daemon.steps` was on and the raw shards
@@ -306,9 +310,7 @@ class Ledger:
         )
         order = "hour_n, cluster, holder, job_id NULLS LAST, run NULLS LAST, node, meter NULLS LAST, uid NULLS LAST"
         sql = f"SELECT {columns} FROM selected ORDER BY {order}"  # noqa: S608
-        table: pa.Table | None = self._answer(
-            selection or Selection(), lambda: self._con.sql(sql).to_arrow_table().cast(wanted)
-        )
+        table: pa.Table | None = self._answer(selection or Selection(), lambda: arrow(self._con, sql).cast(wanted))
         return wanted.empty_table() if table is None else table
 
     def frame(self, selection: Selection | None = None) -> pd.DataFrame:
@@ -428,18 +430,33 @@ class Ledger:
             return [whole]
         try:
             files = jobs.holding(jobs.job_files(self.shared, cluster), selection.job_ids)
-            records = jobs.read(self._con, files, _among("job_id", selection.job_ids))
+            span = self._span(files, selection.job_ids, read_until)
         except ShardError as fault:
             self._note(fault)
             return [whole]
-        starts = [one.start for one in records if one.start is not None]
-        if {one.job_id for one in records} != set(selection.job_ids) or len(starts) < len(records):
+        if span is None:
             return [whole]
-        first = min(starts) - _HINT_MARGIN
-        last = max(one.end or read_until for one in records) + _HINT_MARGIN
+        first, last = span[0] - _HINT_MARGIN, span[1] + _HINT_MARGIN
         since_read = read_until - 2 * _HINT_MARGIN
         windows = [(first, None)] if last >= since_read else [(first, last), (since_read, None)]
         return [window for one in windows if (window := _common(one, whole)) is not None]
+
+    def _span(
+        self, files: Sequence[str], job_ids: tuple[int, ...], read_until: datetime
+    ) -> tuple[datetime, datetime] | None:
+        """The time in which all of these jobs ran by their records; None, where one has none or never began.
+
+        Remembered while the files are the same: a report asks several questions about the same jobs.
+        """
+        key = (job_ids, read_until, *((file, os.stat(file).st_mtime_ns) for file in files))  # noqa: PTH116
+        if self._spans is None or self._spans[0] != key:
+            records = jobs.read(self._con, files, _among("job_id", job_ids))
+            starts = [one.start for one in records if one.start is not None]
+            span = None
+            if {one.job_id for one in records} == set(job_ids) and len(starts) == len(records):
+                span = min(starts), max(one.end or read_until for one in records)
+            self._spans = key, span
+        return self._spans[1]
 
     def _all_young(self, plan: Plan, selection: Selection) -> Plan:
         """The same plan with every hour read from its shards, where they still lie."""
@@ -494,7 +511,7 @@ class Ledger:
         self, selection: Selection, ask: Callable[[], Answer], *, by_bucket: bool = False, even_empty: bool = False
     ) -> Answer | None:
         """Gather and ask; where a ledger file turns out to be damaged, set it aside and do both again."""
-        import duckdb
+        from hpccarbon.duck import duckdb
 
         while True:
             try:
@@ -515,7 +532,7 @@ class Ledger:
 
         A file that is gone is not damaged: its day was packed meanwhile, and the next look finds the pack.
         """
-        import duckdb
+        from hpccarbon.duck import duckdb
 
         whole = ", ".join(f'max(hash("{column.name}"))' for column in schema.LEDGER)
         before = len(self._broken)

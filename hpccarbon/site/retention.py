@@ -179,7 +179,7 @@ def prove(
     - Merged again from them, the hour has the same rows, every column compared.
     - With `nothing_set_aside`: no shard is among them that could not be trusted; the ledger lacks its rows.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     recorded, broken = index.known(lambda: con, shared, cluster, hour, hour + timedelta(hours=1))
     if broken:

@@ -240,7 +240,7 @@ def load(
     Method: all shards in one query, because that is what the engine is fast at; only where it fails are they halved
         until the one that fails stands alone.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     con.execute(f"CREATE OR REPLACE TEMP TABLE grouped ({_CREATE})")
     candidates: list[ShardFile] = []
@@ -281,7 +281,7 @@ def _absorb(
     faults: list[ShardError],
 ) -> Iterator[ShardFile]:
     """Group what can be read, numbering shards from `base`; yields them in that order, the others go to `faults`."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     if not files:
         return
@@ -323,7 +323,7 @@ def _absorb(
 
 def _is_fatal(path: str) -> bool:
     """True, if the engine gives up over this shard alone."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     with contextlib.closing(connect(1)) as con:
         try:
@@ -339,7 +339,7 @@ def _is_fatal(path: str) -> bool:
 
 def _unpacks_too_far(path: str) -> bool:
     """True, if this shard by itself needs more memory than a shard may: then it is to blame, not the machine."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     with contextlib.closing(connect(1)) as con:
         con.execute(f"SET memory_limit = '{ALONE}'")
@@ -353,7 +353,7 @@ def _unpacks_too_far(path: str) -> bool:
 
 def _group(con: duckdb.DuckDBPyConnection, paths: list[str], base: int) -> None:
     """Append the groups of these shards to `grouped`. Raises duckdb.Error, and then nothing was appended."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     con.execute(f"CREATE OR REPLACE TEMP TABLE part AS {_GROUP}", {"base": base, "files": paths})
     types = {row[0]: str(row[1]) for row in con.execute("DESCRIBE part").fetchall()}
@@ -394,7 +394,7 @@ def _strangers(con: duckdb.DuckDBPyConnection, paths: list[str], cluster: str, h
 
 def _crowds(con: duckdb.DuckDBPyConnection, paths: list[str]) -> dict[str, str]:
     """The shards that say that they hold more rows than a shard may; none, where one of them cannot even be asked."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     counted = "SELECT file_name FROM parquet_file_metadata($files) WHERE num_rows > $most OR num_rows < 0"
     try:
@@ -485,7 +485,7 @@ def _loss(sums: Sequence[Any]) -> str:
 
 def holding(con: duckdb.DuckDBPyConnection, files: Sequence[ShardFile], condition: str) -> list[ShardFile]:
     """The shards with rows for which the SQL condition holds; all of them, where one cannot even be asked."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     sql = f"SELECT DISTINCT filename FROM read_parquet($files, hive_partitioning = false) WHERE {condition}"  # noqa: S608
     plain = [file.path for file in files if file.size != NO_FILE]

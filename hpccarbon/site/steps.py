@@ -69,7 +69,7 @@ def _told(
     con: duckdb.DuckDBPyConnection, root: Path, hour: datetime, nodes: Collection[str]
 ) -> Iterator[tuple[str, str]]:
     """(path, text) of the shards of these nodes that tell of steps."""
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     day = root / f"{hour:date=%Y-%m-%d}"
     name = f"{hour:hour=%H}"

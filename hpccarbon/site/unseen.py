@@ -153,7 +153,7 @@ def lacks(
     Columns of `lacks`: cluster, job_id, period (0), lack_ms, `whole` (whether the job has no row at all), and the facts
     of `_FACTS`. Returns: False, and no tables, where nothing can be known. Raises: ShardError naming a file of records.
     """
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     files = ledger.job_files_by_cluster()
     if selection.nodes is not None or "job" not in selection.holders or not files:

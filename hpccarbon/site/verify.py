@@ -126,7 +126,7 @@ def _from_shards(
 
 
 def _from_ledger(con: duckdb.DuckDBPyConnection, hour: datetime, path: str, faults: list[ShardError]) -> Totals | None:
-    import duckdb
+    from hpccarbon.duck import duckdb
 
     try:
         return _totals(con, index.source({hour: path}))
