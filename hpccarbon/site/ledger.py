@@ -461,18 +461,20 @@ class Ledger:
     def _all_young(self, plan: Plan, selection: Selection) -> Plan:
         """The same plan with every hour read from its shards, where they still lie."""
         young = dict(plan.young)
-        holders = self._holders(plan, selection)
-        for hour in plan.ledger:
-            directory = f"{self.shared}/shards/{plan.cluster}/{hour:date=%Y-%m-%d/hour=%H}"
-            files = [file for file in shards.list_hour(directory) if (hour, file.node) in holders]
-            if files:
-                young[hour] = files
+        lying = {
+            hour: files
+            for hour in plan.ledger
+            if (files := shards.list_hour(f"{self.shared}/shards/{plan.cluster}/{hour:date=%Y-%m-%d/hour=%H}"))
+        }
+        holders = self._holders(plan, selection) if lying else set()
+        for hour, files in lying.items():
+            its = [file for file in files if (hour, file.node) in holders]
+            if its:
+                young[hour] = its
         return Plan(plan.cluster, {}, dict(sorted(young.items())))
 
     def _holders(self, plan: Plan, selection: Selection) -> set[tuple[datetime, str]]:
         """The (hour, node) pairs with rows of the selection, by the ledger: other shards need not be opened."""
-        if not plan.ledger:
-            return set()
         where = " AND ".join(_conditions(selection)) or "true"
         sql = f"SELECT DISTINCT hour_n, node FROM ({_from_ledger(plan.ledger, plan.cluster)}) WHERE {where}"  # noqa: S608
         rows = self._con.execute(sql).fetchall()

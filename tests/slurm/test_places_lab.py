@@ -140,7 +140,12 @@ def test_admin_comments_are_set_kept_and_left_alone(lab: Lab, box: Path, ended: 
     assert 0 < numbers["cov"] <= 100
     assert rows[f"{array}_2"] == "js1:somebody"
     assert parsed(rows[f"{array}_1"]) is not None
-    assert annotate().startswith("annotated 0 jobs"), "a second time changes nothing"
+    # A busy machine may seal the last minute of a job later than the grace; once all have, nothing is written again.
+    deadline = time.monotonic() + 60
+    while not annotate().startswith("annotated 0 jobs"):
+        assert time.monotonic() < deadline, "it writes the same comments again and again"
+        time.sleep(2)
+    assert {one.name: one.text for one in _comments(lab, ended, array)}[f"{array}_2"] == "js1:somebody"
 
 
 def _comments(lab: Lab, *jobs: int) -> list[comment.Comment]:
