@@ -20,6 +20,7 @@ from hpccarbon.errors import ShardError
 from hpccarbon.site import index, jobs, packs, shards, steps
 from hpccarbon.site.engine import OnDemand, arrow, connect, quoted, reason
 from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, moment_at, table, weigh
+from hpccarbon.site.young import NAMES, NOTHING, Part, Young
 from hpccarbon.slurm.record import JobRecord
 from hpccarbon.units import HOUR_S
 
@@ -115,18 +116,6 @@ WORDS = {
 }
 """What `by` may name, and the SQL behind it."""
 
-_COLUMNS = (
-    "cluster",
-    "node",
-    *schema.KEY_COLUMNS,
-    *schema.SUM_COLUMNS,
-    *schema.MAX_COLUMNS,
-    "first_us",
-    "last_us",
-    "hour_n",
-    "bucket_us",
-)
-_NAMES = ", ".join(f'"{name}"' for name in _COLUMNS)
 _FROM_LEDGER = f"""
 SELECT $cluster AS cluster, node, {", ".join(f'"{name}"' for name in schema.KEY_COLUMNS)},
     {", ".join((*schema.SUM_COLUMNS, *schema.MAX_COLUMNS))},
@@ -166,6 +155,7 @@ class Ledger:
         self._spans: tuple[object, tuple[datetime, datetime] | None] | None = None
         self._view = ""
         self._connection: duckdb.DuckDBPyConnection | None = None
+        self._young: Young | None = None
 
     def clusters(self) -> list[str]:
         """The clusters that have shards, a ledger or job records here, or the one that was asked for."""
@@ -327,7 +317,7 @@ class Ledger:
         """Let go of the engine; the next question starts it again."""
         if self._connection is not None:
             self._connection.close()
-            self._connection = None
+            self._connection = self._young = None
 
     @property
     def _con(self) -> duckdb.DuckDBPyConnection:
@@ -356,29 +346,32 @@ class Ledger:
         # A job that no hook told has rows without a user: who asks what no daemon saw must find them all the same.
         everyones = msgspec.structs.replace(selection, users=None, accounts=None, partitions=None)
         self._view = "; ".join(
-            f"CREATE OR REPLACE TEMP VIEW {name} AS {_union(sources or [_nothing()], chosen)}"
+            f"CREATE OR REPLACE TEMP VIEW {name} AS {_union(sources or [NOTHING], chosen)}"
             for name, chosen in (("selected", selection), ("everyones", everyones))
         )
         return bool(sources)
 
     def _sources(self, selection: Selection, *, by_bucket: bool) -> list[str]:
         """Queries that give the rows of the selected hours; fills `_gathered` (files) and `_planned` (hours)."""
-        con = self._con
-        con.execute(f"CREATE OR REPLACE TEMP TABLE young ({_declared()})")
+        if self._young is None:
+            self._young = Young(self._con)
         sources: list[str] = []
+        parts: list[Part] = []
         for cluster in self.clusters():
             plan = self._plan(cluster, selection)
             if by_bucket:
                 plan = self._all_young(plan, selection)
             self._planned |= {int(hour.timestamp()) // HOUR_S for hour in (*plan.ledger, *plan.young)}
             for hour, files in plan.young.items():
-                self._load(cluster, hour, files, selection, by_bucket=by_bucket)
+                part = _part(cluster, hour, files, selection, by_bucket=by_bucket)
+                for fault in self._young.make(part, files, self._refused):
+                    self._note(fault)
+                parts.append(part)
             if plan.ledger:
                 self._gathered += plan.ledger.values()
                 sources.append(_from_ledger(plan.ledger, cluster))
-        found = con.execute("SELECT count(*) FROM young").fetchone()
-        if found and found[0]:
-            sources.append(f"SELECT {_NAMES} FROM young")  # noqa: S608
+        if young := self._young.source(parts):
+            sources.append(young)
         return sources
 
     def _plan(self, cluster: str, selection: Selection) -> Plan:
@@ -479,29 +472,6 @@ class Ledger:
         sql = f"SELECT DISTINCT hour_n, node FROM ({_from_ledger(plan.ledger, plan.cluster)}) WHERE {where}"  # noqa: S608
         rows = self._con.execute(sql).fetchall()
         return {(hour_at(hour_n), node) for hour_n, node in rows}
-
-    def _load(
-        self, cluster: str, hour: datetime, files: list[shards.ShardFile], selection: Selection, *, by_bucket: bool
-    ) -> None:
-        """Append one young hour to the table `young`."""
-        con = self._con
-        if selection.nodes is not None:
-            files = [file for file in files if file.node in selection.nodes]
-        if selection.job_ids is not None:
-            files = shards.holding(con, files, _among("job_id", selection.job_ids))
-        judged = shards.load(con, files, cluster, hour, self._refused)
-        for fault in judged.faults:
-            self._note(fault)
-        if by_bucket or _partial(hour, selection):
-            shards.load_minutes(con, judged.good, selection.since, selection.until, by_bucket=by_bucket)
-        bucket = "bucket_us" if by_bucket else "NULL"
-        columns = [name for name in _COLUMNS if name not in ("cluster", "hour_n", "bucket_us")]
-        names = ", ".join(f'"{name}"' for name in columns)
-        con.execute(
-            f"INSERT INTO young (cluster, hour_n, bucket_us, {names})"  # noqa: S608
-            f" SELECT $cluster, $hour, {bucket}, {names} FROM grouped",
-            {"cluster": cluster, "hour": int(hour.timestamp()) // HOUR_S},
-        )
 
     def _note(self, fault: ShardError) -> None:
         if all((known.path, known.reason) != (fault.path, fault.reason) for known in self.faults):
@@ -609,7 +579,7 @@ def from_files(files: Iterable[str], cluster: str) -> str:
 
 def _union(sources: Iterable[str], selection: Selection) -> str:
     where = " AND ".join(_conditions(selection)) or "true"
-    return " UNION ALL ".join(f"SELECT {_NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
+    return " UNION ALL ".join(f"SELECT {NAMES} FROM ({source}) WHERE {where}" for source in sources)  # noqa: S608
 
 
 def _from_ledger(files: Mapping[datetime, str], cluster: str) -> str:
@@ -653,23 +623,6 @@ def _zone(name: str) -> tzinfo:
     from zoneinfo import ZoneInfo
 
     return ZoneInfo(name)
-
-
-_TYPES = {
-    **dict.fromkeys(("cluster", "node", "holder", "run", "meter", "user", "account", "partition"), "VARCHAR"),
-    **dict.fromkeys(schema.MAX_COLUMNS, "INTEGER"),
-}
-"""SQL's types of the columns that are no BIGINT."""
-
-
-def _declared() -> str:
-    return ", ".join(f'"{name}" {_TYPES.get(name, "BIGINT")}' for name in _COLUMNS)
-
-
-def _nothing() -> str:
-    """A query with the columns and without a row."""
-    columns = ", ".join(f'NULL::{_TYPES.get(name, "BIGINT")} AS "{name}"' for name in _COLUMNS)
-    return f"SELECT {columns} WHERE false"
 
 
 def _conditions(selection: Selection) -> list[str]:
@@ -734,6 +687,23 @@ def _common(one: Window, other: Window) -> Window | None:
     since = max((moment for moment in (one[0], other[0]) if moment is not None), default=None)
     until = min((moment for moment in (one[1], other[1]) if moment is not None), default=None)
     return None if since is not None and until is not None and since >= until else (since, until)
+
+
+def _part(
+    cluster: str, hour: datetime, files: Sequence[shards.ShardFile], selection: Selection, *, by_bucket: bool
+) -> Part:
+    """What a question needs of a young hour."""
+    cut = _partial(hour, selection)
+    return Part(
+        cluster=cluster,
+        hour=hour,
+        digest=shards.digest(files),
+        nodes=selection.nodes,
+        condition="" if selection.job_ids is None else _among("job_id", selection.job_ids),
+        since=selection.since if cut else None,
+        until=selection.until if cut else None,
+        by_bucket=by_bucket,
+    )
 
 
 def _partial(hour: datetime, selection: Selection) -> bool:
