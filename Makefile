@@ -37,12 +37,13 @@ setup: system $(STAMP) ## install what everything below needs: Debian packages (
 demo: setup ## the main job on a private Slurm cluster: mixed load, aggregate, reports; leaves .demo/
 	$(BIN)/python -m tests.lab.demo
 
-# What the machine has once (the private cluster, real cgroups) mostly waits for jobs: the rest runs beside it, but for one
-# folder that comes after it, so that both end at about the same time.
+# What the machine has once (the private cluster, real cgroups) mostly waits for jobs: the rest runs beside it, but for two
+# parts that come after it, so that both end at about the same time. The packages are built for all their tests at once.
+AFTER := tests/summary tests/test_packages.py
 halves = mkdir -p build; \
-	$(1) -m pytest -m "not lab and not root" --ignore=tests/summary >build/rest.log 2>&1 & rest=$$!; \
-	$(1) -m pytest -m "lab or root"; once=$$?; \
-	$(1) -m pytest -m "not lab and not root" tests/summary; after=$$?; \
+	$(1) -m pytest -m "not lab and not root" $(AFTER:%=--ignore=%) >build/rest.log 2>&1 & rest=$$!; \
+	$(1) -m pytest -m "lab or root" $(AFTER:%=--ignore=%); once=$$?; \
+	$(1) -m pytest $(AFTER); after=$$?; \
 	wait $$rest; rest=$$?; cat build/rest.log; [ $$once$$after$$rest = 000 ]
 
 test: setup lint ## the whole suite; without root and Slurm the lab's tests are skipped, loudly

@@ -43,11 +43,24 @@ def run(*argv: object, **environment: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    where = tmp_path_factory.mktemp("wheel")
-    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", where, CHECKOUT)
+def hatch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that holds what builds the project."""
+    where = tmp_path_factory.mktemp("hatch")
+    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", where, "hatchling")
+    assert done.returncode == 0, done.stderr
+    return where
+
+
+def wheel_of(source: Path, where: Path, hatch: Path) -> zipfile.ZipFile:
+    pip = (sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation")
+    done = run(*pip, "--wheel-dir", where, source, PYTHONPATH=str(hatch))
     assert done.returncode == 0, done.stderr
     return zipfile.ZipFile(next(where.glob("hpccarbon-*.whl")))
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory, hatch: Path) -> zipfile.ZipFile:
+    return wheel_of(CHECKOUT, tmp_path_factory.mktemp("wheel"), hatch)
 
 
 def test_the_spack_recipe_asks_for_what_the_project_asks_for() -> None:
@@ -107,15 +120,13 @@ def test_the_wheel_holds_the_completions_where_shells_look(wheel: zipfile.ZipFil
 
 
 @pytest.fixture(scope="module")
-def sdist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sdist(tmp_path_factory: pytest.TempPathFactory, hatch: Path) -> Path:
     where = tmp_path_factory.mktemp("sdist")
-    done = run(sys.executable, "-m", "pip", "install", "--quiet", "--target", where / "hatch", "hatchling")
-    assert done.returncode == 0, done.stderr
     build = "from hatchling.build import build_sdist; import sys; print(build_sdist(sys.argv[1]))"
     done = subprocess.run(
         [sys.executable, "-c", build, str(where)],
         cwd=CHECKOUT,
-        env=os.environ | {"PYTHONPATH": str(where / "hatch")},
+        env=os.environ | {"PYTHONPATH": str(hatch)},
         capture_output=True,
         text=True,
         check=False,
@@ -139,11 +150,9 @@ def test_the_sdist_is_the_checkout(sdist: Path) -> None:
 
 
 def test_a_wheel_from_the_sdist_is_the_wheel_from_the_checkout(
-    wheel: zipfile.ZipFile, sdist: Path, tmp_path: Path
+    wheel: zipfile.ZipFile, sdist: Path, hatch: Path, tmp_path: Path
 ) -> None:
-    done = run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", tmp_path, sdist)
-    assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(next(tmp_path.glob("hpccarbon-*.whl"))) as again:
+    with wheel_of(sdist, tmp_path, hatch) as again:
         made, wanted = ({info.filename: info.CRC for info in one.infolist()} for one in (again, wheel))
     assert made == wanted
 
