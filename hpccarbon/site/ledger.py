@@ -440,8 +440,13 @@ class Ledger:
         """The time in which all of these jobs ran by their records; None, where one has none or never began.
 
         Remembered while the files are the same: a report asks several questions about the same jobs.
+        Raises: ShardError naming a file that cannot be read.
         """
-        key = (job_ids, read_until, *((file, os.stat(file).st_mtime_ns) for file in files))  # noqa: PTH116
+        try:
+            stamps = [os.stat(file).st_mtime_ns for file in files]  # noqa: PTH116 - a str all the way
+        except OSError as err:
+            raise ShardError(err.filename, f"{err.strerror} (may this user read job records?)") from err
+        key = (job_ids, read_until, *zip(files, stamps, strict=True))
         if self._spans is None or self._spans[0] != key:
             records = jobs.read(self._con, files, _among("job_id", job_ids))
             starts = [one.start for one in records if one.start is not None]

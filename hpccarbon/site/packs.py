@@ -113,7 +113,7 @@ class _Hashing:
     """A file whose content is hashed while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        from hashlib import blake2b  # a report opens no pack, and OpenSSL takes as long to load as its figures
+        from hashlib import blake2b  # a report opens no pack and need not wait for OpenSSL
 
         self._file = file
         self._hash = blake2b(digest_size=16)

@@ -89,11 +89,16 @@ class Young:
         return made.faults
 
     def source(self, parts: Sequence[Part]) -> str:
-        """The query that gives the rows of these parts; empty, where they have none. Forgets what is long unused."""
-        wanted = set(parts)
+        """The query that gives the rows of these parts; empty, where they have none. Forgets what is long unused, and
+        parts of which these are newer."""
+        wanted, newer = set(parts), {part._replace(digest="") for part in parts}
         unused = [part for part in self._made if part not in wanted]
-        if gone := [self._made.pop(part).number for part in unused[: max(0, len(unused) - KEPT)]]:
-            self._con.execute(f"DELETE FROM young WHERE part IN ({_numbers(gone)})")  # noqa: S608
+        outdated = {part for part in unused if part._replace(digest="") in newer}
+        forgotten = [*outdated, *[part for part in unused if part not in outdated][:-KEPT]]
+        if gone := [self._made.pop(part).number for part in forgotten]:
+            # Not DELETE: in memory the engine never takes back the room of deleted rows, and exporters ask for weeks.
+            kept = f"FROM young WHERE part NOT IN ({_numbers(gone)})"
+            self._con.execute(f"CREATE OR REPLACE TEMP TABLE young AS {kept}")
         numbers = [self._made[part].number for part in parts if self._made[part].rows]
         return f"SELECT {NAMES} FROM young WHERE part IN ({_numbers(numbers)})" if numbers else ""  # noqa: S608
 

@@ -92,7 +92,16 @@ def test_what_was_left_out_is_named_again_after_the_engine_began_anew(tmp_path: 
     assert Path(fault.path).name.startswith("n2.")
 
 
-def test_a_ledger_that_is_asked_for_days_forgets_what_it_no_longer_needs(
+def kept(ledger: Ledger) -> int:
+    """The rows that are kept. The engine holds no others: rows that were only deleted would be among its segments."""
+    segments = "pragma_storage_info('young') WHERE column_name = 'part' AND segment_type = 'BIGINT'"
+    ((held,),) = ledger._con.execute(f"SELECT coalesce(sum(count), 0) FROM {segments}").fetchall()
+    ((rows,),) = ledger._con.execute("SELECT count(*) FROM young").fetchall()
+    assert held == rows
+    return int(rows)
+
+
+def test_what_a_question_does_not_need_is_kept_for_the_next_but_not_forever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(young, "KEPT", 4)
@@ -101,8 +110,18 @@ def test_a_ledger_that_is_asked_for_days_forgets_what_it_no_longer_needs(
     sizes = []
     for job_id in range(12):
         ledger.energy(Selection(job_ids=(5, 6, 1000 + job_id)))
-        ((rows,),) = ledger._con.execute("SELECT count(*) FROM young").fetchall()
-        sizes.append(rows)
+        sizes.append(kept(ledger))
     each = sizes[0]
     assert each > 0
-    assert max(sizes) == sizes[-1] == each * (young.KEPT + 1)
+    assert sizes == [each * min(number, 5) for number in range(1, 13)]
+
+
+def test_an_hour_whose_shards_change_is_kept_once(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, "alpha")
+    path = maker.write(tmp_path, maker.node_hour(7, job_ids=(5, 6)))
+    sizes = set()
+    for second in range(12):
+        os.utime(path, (second, second))
+        ledger.energy(Selection())
+        sizes.add(kept(ledger))
+    assert len(sizes) == 1
