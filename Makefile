@@ -29,8 +29,9 @@ $(STAMP): pyproject.toml | system
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[nvml,dev]'
 	touch $(STAMP)
 
-# An editable checkout compiles its modules at its first start, or, where nothing may be kept (PYTHONDONTWRITEBYTECODE,
-# the lab's users), at every one: a third of a command's time.
+# An editable checkout compiles its modules at its first start, or, where nothing may be kept (by a shell's setting, by the
+# lab's users), at every one: a third of a command's time.
+unexport PYTHONDONTWRITEBYTECODE
 setup: system $(STAMP) ## install what everything below needs: Debian packages (as root) and .venv
 	@$(BIN)/python -m compileall -q hpccarbon tests bench
 

@@ -365,7 +365,7 @@ def test_workers_without_work_are_given_back_while_another_still_runs(lab: Lab, 
     tmp_path.chmod(0o755)
     counts: list[int] = []
     with slurm_crew(batch(lab), tmp_path / "scratch") as crew:
-        long, *short = [crew.executor.submit(time.sleep, seconds) for seconds in (40, 5, 5, 5, 5)]
+        long, *short = [crew.executor.submit(time.sleep, seconds) for seconds in (40, 2, 2, 2, 2)]
         while counts[-1:] != [1] or 2 not in counts:
             assert not long.done()
             counts.append(len(worker_jobs(lab)))
