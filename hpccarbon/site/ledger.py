@@ -153,7 +153,7 @@ class Ledger:
         self._gathered: list[str] = []
         self._planned: set[int] = set()
         self._spans: tuple[object, tuple[datetime, datetime] | None] | None = None
-        self._view = ""
+        self._selected = self._everyones = ""
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._young: Young | None = None
 
@@ -222,11 +222,12 @@ class Ledger:
                 that were gathered. Asked again, if a ledger file turns out to be damaged.
             even_empty: ask where there are no rows, too: accounting may know what no daemon saw.
         """
-        return self._answer(
-            selection,
-            lambda: question(self._con, self._planned_hours()),
-            even_empty=even_empty,
-        )
+
+        def asked() -> Answer:
+            self._con.execute(self._everyones)
+            return question(self._con, self._planned_hours())
+
+        return self._answer(selection, asked, even_empty=even_empty)
 
     def hours(self, selection: Selection) -> list[datetime]:
         """The UTC hours that hold rows of the selection, in order."""
@@ -345,7 +346,7 @@ class Ledger:
         sources = self._sources(selection, by_bucket=by_bucket)
         # A job that no hook told has rows without a user: who asks what no daemon saw must find them all the same.
         everyones = msgspec.structs.replace(selection, users=None, accounts=None, partitions=None)
-        self._view = "; ".join(
+        self._selected, self._everyones = (
             f"CREATE OR REPLACE TEMP VIEW {name} AS {_union(sources or [NOTHING], chosen)}"
             for name, chosen in (("selected", selection), ("everyones", everyones))
         )
@@ -494,7 +495,7 @@ class Ledger:
             try:
                 if not self._gather(selection, by_bucket=by_bucket) and not even_empty:
                     return None
-                self._con.execute(self._view)
+                self._con.execute(self._selected)
                 return ask()
             except shards.EngineGaveUp as err:
                 self.close()
