@@ -98,6 +98,15 @@ class Plan(NamedTuple):
     young: dict[datetime, list[shards.ShardFile]]
 
 
+class _Seen(NamedTuple):
+    """Records that were read: all of these jobs in these files, while the files are the same (`_stamps`), and perhaps
+    others. A report asks several questions about the same jobs."""
+
+    stamps: Mapping[str, int]
+    job_ids: frozenset[int]
+    records: list[JobRecord]
+
+
 WORDS = {
     "cluster": "cluster",
     "node": "node",
@@ -152,7 +161,7 @@ class Ledger:
         self._refused: dict[str, str] = {}
         self._gathered: list[str] = []
         self._planned: set[int] = set()
-        self._spans: tuple[object, tuple[datetime, datetime] | None] | None = None
+        self._seen: _Seen | None = None
         self._selected = self._everyones = ""
         self._connection: duckdb.DuckDBPyConnection | None = None
         self._young: Young | None = None
@@ -267,7 +276,10 @@ class Ledger:
         if either or chosen.job_ids is not None:
             ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
             files = jobs.holding(files, ids if either else chosen.job_ids or ())
-        return jobs.read(self._con, files, *(" AND ".join([one, *narrowed]) for one in either or ["true"]))
+        records = jobs.read(self._con, files, *(" AND ".join([one, *narrowed]) for one in either or ["true"]))
+        if job_ids is not None and not narrowed:
+            self._seen = _Seen(_stamps(files), frozenset(job_ids), records)
+        return records
 
     def steps(self, job_ids: Iterable[int]) -> list[steps.StepRow]:
         """What the steps of these jobs used, by node and hour, as far as `daemon.steps` was on and the raw shards
@@ -359,9 +371,7 @@ class Ledger:
         sources: list[str] = []
         parts: list[Part] = []
         for cluster in self.clusters():
-            plan = self._plan(cluster, selection)
-            if by_bucket:
-                plan = self._all_young(plan, selection)
+            plan = self._plan(cluster, selection, by_bucket=by_bucket)
             self._planned |= {int(hour.timestamp()) // HOUR_S for hour in (*plan.ledger, *plan.young)}
             for hour, files in plan.young.items():
                 part = _part(cluster, hour, files, selection, by_bucket=by_bucket)
@@ -375,17 +385,22 @@ class Ledger:
             sources.append(young)
         return sources
 
-    def _plan(self, cluster: str, selection: Selection) -> Plan:
-        """For every hour of the selection: its ledger file if that is up to date, else its shards."""
+    def _plan(self, cluster: str, selection: Selection, *, by_bucket: bool) -> Plan:
+        """For every hour of the selection: its ledger file if that is up to date, else its shards; with `by_bucket` its
+        shards alone."""
         entries: dict[datetime, index.HourEntry] = {}
         directories: dict[datetime, str] = {}
         faults: list[ShardError] = []
+        windows = self._windows(cluster, selection)
+        for since, until in windows:
+            directories |= shards.hour_dirs(self.shared, cluster, since, until)
+        if by_bucket and not directories:
+            return Plan(cluster, {}, {})
         with OnDemand(1) as connection:
-            for since, until in self._windows(cluster, selection):
+            for since, until in windows:
                 known, broken = index.known(connection, self.shared, cluster, since, until)
                 entries |= known
                 faults += broken
-                directories |= shards.hour_dirs(self.shared, cluster, since, until)
         entries = {
             hour: one
             for hour, one in entries.items()
@@ -410,7 +425,7 @@ class Ledger:
                     plan.ledger[hour] = index.path_of(self.shared, cluster, hour, one)
         for fault in faults:
             self._note(fault)
-        return plan
+        return self._all_young(plan, selection) if by_bucket else plan
 
     def _windows(self, cluster: str, selection: Selection) -> list[Window]:
         """The spans of time in which rows of the selection can lie, apart from each other.
@@ -440,22 +455,16 @@ class Ledger:
     ) -> tuple[datetime, datetime] | None:
         """The time in which all of these jobs ran by their records; None, where one has none or never began.
 
-        Remembered while the files are the same: a report asks several questions about the same jobs.
         Raises: ShardError naming a file that cannot be read.
         """
-        try:
-            stamps = [os.stat(file).st_mtime_ns for file in files]  # noqa: PTH116 - a str all the way
-        except OSError as err:
-            raise ShardError(err.filename, f"{err.strerror} (may this user read job records?)") from err
-        key = (job_ids, read_until, *zip(files, stamps, strict=True))
-        if self._spans is None or self._spans[0] != key:
-            records = jobs.read(self._con, files, _among("job_id", job_ids))
-            starts = [one.start for one in records if one.start is not None]
-            span = None
-            if {one.job_id for one in records} == set(job_ids) and len(starts) == len(records):
-                span = min(starts), max(one.end or read_until for one in records)
-            self._spans = key, span
-        return self._spans[1]
+        wanted, stamps = frozenset(job_ids), _stamps(files)
+        if self._seen is None or self._seen.stamps != stamps or not wanted <= self._seen.job_ids:
+            self._seen = _Seen(stamps, wanted, jobs.read(self._con, files, _among("job_id", job_ids)))
+        records = [one for one in self._seen.records if one.job_id in wanted]
+        starts = [one.start for one in records if one.start is not None]
+        if {one.job_id for one in records} != wanted or len(starts) < len(records):
+            return None
+        return min(starts), max(one.end or read_until for one in records)
 
     def _all_young(self, plan: Plan, selection: Selection) -> Plan:
         """The same plan with every hour read from its shards, where they still lie."""
@@ -669,6 +678,14 @@ def _among(column: str, values: Iterable[int] | Iterable[str]) -> str:
 
 def _sql_time(moment: datetime) -> str:
     return f"to_timestamp({moment.timestamp()!r})"
+
+
+def _stamps(files: Sequence[str]) -> dict[str, int]:
+    """When each file was changed last. Raises: ShardError naming one that is gone or may not be seen."""
+    try:
+        return {file: os.stat(file).st_mtime_ns for file in files}  # noqa: PTH116 - a str all the way
+    except OSError as err:
+        raise ShardError(err.filename, f"{err.strerror} (may this user read job records?)") from err
 
 
 def _unchanged(one: index.HourEntry, directory: str) -> bool:

@@ -167,6 +167,27 @@ def test_records_only_ever_narrow_the_search(tmp_path: Path, recorded: list[JobR
         assert len(Ledger(tmp_path).energy(Selection(job_ids=(1000, 1001)), by=("job_id",))) == 2
 
 
+def test_records_that_were_read_are_remembered_only_while_they_are_true(tmp_path: Path) -> None:
+    for cluster in ("alpha", "beta"):
+        for hour in (0, 9):
+            at = T0 + hour * H
+            maker.write(tmp_path, maker.node_hour(7, hour=at, job_ids=(1000,)), hour=at, cluster=cluster)
+        jobs.write_cursor(tmp_path, cluster, T0 + 100 * H)
+    ledger, both = Ledger(tmp_path, "alpha"), Ledger(tmp_path)
+
+    def hours(asked: Ledger) -> list[object]:
+        return [row.key for row in asked.energy(Selection(job_ids=(1000,)), by=("cluster", "hour"))]
+
+    jobs.merge(connect(1), tmp_path, "alpha", [record(1000)])
+    jobs.merge(connect(1), tmp_path, "beta", [record(1000, submit=T0 + 9 * H)])
+    for asked in (ledger, both):
+        asked.jobs(job_ids=[1000])  # as a report does before it asks for energy
+    assert hours(ledger) == [("alpha", T0)]
+    assert hours(both) == [("alpha", T0), ("beta", T0 + 9 * H)], "each cluster has a job of this number"
+    jobs.merge(connect(1), tmp_path, "alpha", [record(1000, submit=T0 + 9 * H)])
+    assert hours(ledger) == [("alpha", T0), ("alpha", T0 + 9 * H)], "it was requeued meanwhile"
+
+
 def test_what_is_noted_of_a_file_that_changed_since_excludes_nothing(tmp_path: Path) -> None:
     with connect(1) as con:
         jobs.merge(con, tmp_path, "alpha", [record(1), record(2)])
