@@ -276,9 +276,10 @@ class Ledger:
         if either or chosen.job_ids is not None:
             ids = {*(job_ids or ()), *(array_ids or ()), *(array for array, _ in array_tasks)}
             files = jobs.holding(files, ids if either else chosen.job_ids or ())
+        stamps = _stamps(files)  # before they are read: one that is replaced meanwhile is read again
         records = jobs.read(self._con, files, *(" AND ".join([one, *narrowed]) for one in either or ["true"]))
         if job_ids is not None and not narrowed:
-            self._seen = _Seen(_stamps(files), frozenset(job_ids), records)
+            self._seen = _Seen(stamps, frozenset(job_ids), records)
         return records
 
     def steps(self, job_ids: Iterable[int]) -> list[steps.StepRow]:

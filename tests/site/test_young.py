@@ -101,19 +101,16 @@ def kept(ledger: Ledger) -> int:
     return int(rows)
 
 
-def test_what_a_question_does_not_need_is_kept_for_the_next_but_not_forever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(young, "KEPT", 4)
+def test_what_a_question_does_not_need_is_kept_for_the_next_but_not_forever(tmp_path: Path) -> None:
     maker.write(tmp_path, maker.node_hour(7, job_ids=(5, 6)))
     ledger = Ledger(tmp_path, "alpha")
     sizes = []
-    for job_id in range(12):
+    for job_id in range(young.KEPT + 4):
         ledger.energy(Selection(job_ids=(5, 6, 1000 + job_id)))
         sizes.append(kept(ledger))
     each = sizes[0]
     assert each > 0
-    assert sizes == [each * min(number, 5) for number in range(1, 13)]
+    assert sizes == [each * min(number, young.KEPT + 1) for number in range(1, young.KEPT + 5)]
 
 
 def test_an_hour_whose_shards_change_is_kept_once(tmp_path: Path) -> None:
