@@ -17,7 +17,7 @@ import msgspec
 
 from hpccarbon import schema
 from hpccarbon.errors import ShardError
-from hpccarbon.site import index, jobs, packs, shards, steps
+from hpccarbon.site import index, jobs, shards, steps
 from hpccarbon.site.engine import OnDemand, arrow, connect, quoted, reason
 from hpccarbon.site.weigh import GRAMS, Factors, grams, hour_at, moment_at, table, weigh
 from hpccarbon.site.young import NAMES, NOTHING, Part, Young
@@ -415,7 +415,7 @@ class Ledger:
             if directory is not None and (one is None or partial or not _unchanged(one, directory)):
                 files = shards.list_hour(directory)
             current = one is not None and (not files or one.digest == shards.digest(files))
-            if not current and one is not None and directory is not None and packs.settled(directory):
+            if not current and one is not None and directory is not None and _settled(directory):
                 files, current = None, True  # what lies there came late: the ledger has the rest of the hour
             if files and (partial or not current):
                 plan.young[hour] = files
@@ -695,6 +695,13 @@ def _unchanged(one: index.HourEntry, directory: str) -> bool:
         return bool(one.directory_ns) and Path(directory).stat().st_mtime_ns == one.directory_ns
     except FileNotFoundError:
         return False
+
+
+def _settled(directory: str) -> bool:
+    """`packs.settled`: the hours of this day in the ledger know more than what lies there."""
+    from hpccarbon.site import packs  # few reports need it, and with it tarfile and OpenSSL
+
+    return packs.settled(directory)
 
 
 def _without(one: index.HourEntry, selection: Selection) -> bool:

@@ -13,11 +13,13 @@ import contextlib
 import errno
 import os
 import re
+import tarfile
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from hashlib import blake2b
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import msgspec
 
@@ -26,9 +28,6 @@ from hpccarbon.site.engine import durable
 from hpccarbon.site.shards import ShardFile, digest, list_hour
 from hpccarbon.units import NS_PER_S
 
-if TYPE_CHECKING:
-    import tarfile
-
 PACK = "shards.tar"
 NOTE = "packed.json"
 LATE = "late"
@@ -36,6 +35,8 @@ _MEMBER = re.compile(r"(hour=(?:[01][0-9]|2[0-3]))/([^/\0]{1,255}\.parquet)")
 _TIME = re.compile(r"(\d{1,11})\.(\d{9})")
 _GOING = ".going."
 _CHUNK = 1 << 20
+_UNREADABLE = (OSError, tarfile.TarError, OverflowError, ValueError)
+"""What tarfile raises for a file that is none, and what the system raises for one that cannot be read."""
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -56,8 +57,6 @@ def pack(day: Path, hours: Mapping[str, Sequence[ShardFile]]) -> None:
     Replaces the pack as a whole, after it was read back and compared.
     Raises: ShardError, if a shard is not what was listed, or the pack cannot be written; then the old one stays.
     """
-    import tarfile
-
     target = day / PACK
     temporary = day / f".{PACK}.{os.getpid()}.new"
     sums: dict[str, bytes] = {}
@@ -81,15 +80,8 @@ def pack(day: Path, hours: Mapping[str, Sequence[ShardFile]]) -> None:
             temporary.unlink(missing_ok=True)
         durable(day)
         note(day, hours)
-    except _unreadable() as err:
+    except _UNREADABLE as err:
         raise ShardError(target, f"cannot pack the day: {err}") from err
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What tarfile raises for a file that is none, and what the system raises for one that cannot be read."""
-    import tarfile
-
-    return OSError, tarfile.TarError, OverflowError, ValueError
 
 
 def _contents(day: Path, hours: Mapping[str, Sequence[ShardFile]]) -> Iterator[tuple[str, ShardFile, IO[bytes]]]:
@@ -113,8 +105,6 @@ class _Hashing:
     """A file whose content is hashed while it is read."""
 
     def __init__(self, file: IO[bytes]) -> None:
-        from hashlib import blake2b  # a report opens no pack and need not wait for OpenSSL
-
         self._file = file
         self._hash = blake2b(digest_size=16)
 
@@ -130,8 +120,6 @@ class _Hashing:
 
 
 def _member(name: str, shard: ShardFile) -> tarfile.TarInfo:
-    import tarfile
-
     info = tarfile.TarInfo(name)
     info.size, info.mode = shard.size, 0o640
     seconds, ns = divmod(shard.mtime_ns, NS_PER_S)
@@ -158,8 +146,6 @@ def _compare(path: Path, sums: Mapping[str, bytes]) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tarfile.TarFile]:
-    import tarfile
-
     with os.fdopen(os.open(path, _READ), "rb") as file, tarfile.open(fileobj=file, mode="r:") as archive:
         yield archive
 
@@ -184,7 +170,7 @@ def packed(day: Path) -> Hours:
                 )
     except FileNotFoundError:
         return {}
-    except _unreadable() as err:
+    except _UNREADABLE as err:
         raise ShardError(path, f"the pack cannot be read: {err}") from err
     for shards in hours.values():
         shards.sort()
@@ -202,7 +188,7 @@ def contents(day: Path, hour: str, nodes: Collection[str]) -> Iterator[tuple[Sha
                 content = archive.extractfile(f"{hour}/{shard.name}")
                 if content is not None:
                     yield shard, content.read()
-    except _unreadable() as err:
+    except _UNREADABLE as err:
         raise ShardError(day / PACK, f"the pack cannot be read: {err}") from err
 
 
@@ -227,7 +213,7 @@ def unpack(day: Path, hour: str, target: Path) -> list[ShardFile]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except _unreadable() as err:
+    except _UNREADABLE as err:
         raise ShardError(day / PACK, f"cannot bring {hour} back: {err}") from err
     return brought
 

@@ -13,7 +13,7 @@ import msgspec
 from hpccarbon.errors import ShardError
 from hpccarbon.records import STEPS, StepEnergy
 from hpccarbon.schema import PRODUCED_BY
-from hpccarbon.site import packs, shards
+from hpccarbon.site import shards
 from hpccarbon.site.engine import reason
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def _told(
 ) -> Iterator[tuple[str, str]]:
     """(path, text) of the shards of these nodes that tell of steps."""
     from hpccarbon.duck import duckdb
+    from hpccarbon.site import packs  # a report without steps need not wait for tarfile and OpenSSL
 
     day = root / f"{hour:date=%Y-%m-%d}"
     name = f"{hour:hour=%H}"
