@@ -149,12 +149,14 @@ class Node:
         """What slurm_scripts/prolog.sh writes."""
         import os
 
-        path = self.jobs_dir / f"{job}.{restart}.{kind}"
-        path.write_text(
+        made = self.directory / "hook.new"
+        made.write_text(
             f"SLURM_JOB_ID={job}\nSLURM_JOB_UID={uid}\nSLURM_JOB_USER=user{uid}\nSLURM_JOB_ACCOUNT=acct\n"
             f"SLURM_JOB_PARTITION=batch\nSLURM_JOB_CPUS_PER_NODE={cores}\nSLURM_JOB_NODELIST=n1\nSLURMD_NODENAME=n1\nEND\n"
         )
-        os.utime(path, ns=(self.wall_ns, self.wall_ns))
+        os.utime(made, ns=(self.wall_ns, self.wall_ns))
+        # A run is named by its file's time: a real daemon must not find the file before it has this node's.
+        made.rename(self.jobs_dir / f"{job}.{restart}.{kind}")
 
     @property
     def wall_ns(self) -> int:
