@@ -69,7 +69,7 @@ def test_what_a_unit_starts_is_parsed(unit: Path) -> None:
 
 def test_what_spack_installs_is_started_by_the_name_of_the_project() -> None:
     """The recipe calls no command: the program is the one that pyproject.toml names."""
-    assert list(calls((SCRIPTS / "deploy/spack/py-hpccarbon/package.py").read_text())) == []
+    assert list(calls((SCRIPTS / "deploy/spack/py_hpccarbon/package.py").read_text())) == []
     assert 'hpccarbon = "hpccarbon.cli:main"' in (SCRIPTS.parent / "pyproject.toml").read_text()
 
 

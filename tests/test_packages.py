@@ -63,17 +63,69 @@ def wheel(tmp_path_factory: pytest.TempPathFactory, hatch: Path) -> zipfile.ZipF
     return wheel_of(CHECKOUT, tmp_path_factory.mktemp("wheel"), hatch)
 
 
+RECIPE = DEPLOY / "spack" / "py_hpccarbon" / "package.py"
+SPACK = {
+    "arrow": ("22.0.0", "compute filesystem parquet python snappy zstd"),
+    "duckdb": ("1.3.2", "icu parquet python"),
+    "py-click": ("8.2.2", ""),
+    "py-cryptography": ("50.0.0", ""),
+    "py-dask": ("2025.7.0", "distributed"),
+    "py-dask-jobqueue": ("0.9.0", ""),
+    "py-hatchling": ("1.28.0", ""),
+    "py-jinja2": ("3.1.6", ""),
+    "py-msgspec": ("0.20.0", ""),
+    "py-numpy": ("2.4.1", ""),
+    "py-nvidia-ml-py": ("13.590.48", ""),
+    "py-prometheus-client": ("0.22.1", ""),
+    "py-psutil": ("7.1.0", ""),
+    "py-pyarrow": ("24.0.0", ""),
+    "py-rich": ("13.9.4", ""),
+    "py-tzdata": ("2025.3", ""),
+    "py-vl-convert-python": ("1.9.0", ""),
+}
+"""Packages of Spack's own repository: the newest version of each, and those of its variants that we ask for.
+
+Source: github.com/spack/spack-packages, repos/spack_repo/builtin, read in November 2026; python, pandas and tomli not.
+"""
+
+
+class Asked(NamedTuple):
+    """A `depends_on` of the recipe: the package, its lowest version, its variants."""
+
+    name: str
+    lowest: str
+    variants: str
+
+
+def recipe() -> list[Asked]:
+    """The recipe run, with what it has from Spack put in its place: it calls nothing but directives."""
+    asked: list[str] = []
+    place = dict.fromkeys(("license", "variant", "version"), lambda *_a, **_k: None)
+    code = re.sub(r"^from spack.*\n", "", RECIPE.read_text(), flags=re.MULTILINE)
+    exec(code, {**place, "PythonPackage": object, "depends_on": lambda spec, **_k: asked.append(spec)})
+    found = [re.fullmatch(r"([a-z0-9-]+)(?:@([0-9.]+):[0-9.]*)?((?:\+\w+)*)", spec) for spec in asked]
+    assert found and None not in found, asked
+    return [Asked(one[1], one[2] or "0", one[3]) for one in found if one]
+
+
 def test_the_spack_recipe_asks_for_what_the_project_asks_for() -> None:
     """Not tried with Spack itself; but no dependency and no lower bound is forgotten."""
     said = msgspec.toml.decode((CHECKOUT / "pyproject.toml").read_bytes())
     extras = said["project"]["optional-dependencies"]
     wanted = [*said["build-system"]["requires"], *said["project"]["dependencies"]]
     wanted += [one for extra in ("nvml", "dask", "charts", "exporter") for one in extras[extra]]
-    asked = dict(
-        re.findall(r'depends_on\("py-([a-z0-9-]+)@([0-9.]+):', (DEPLOY / "spack/py-hpccarbon/package.py").read_text())
-    )
+    asked = {one.name.removeprefix("py-"): one.lowest for one in recipe() if one.name not in ("python", "arrow")}
     bounds = dict(re.findall(r"^([a-z0-9-]+)(?:\[\w+\])?>=([0-9.]+)", "\n".join(wanted), re.MULTILINE))
     assert asked == bounds
+
+
+def test_spack_has_what_its_recipe_asks_for() -> None:
+    asked = recipe()
+    assert {one.name for one in asked} - SPACK.keys() == {"python", "py-pandas", "py-tomli"}
+    for name, lowest, variants in asked:
+        newest, has = SPACK.get(name, (lowest, ""))
+        assert [int(part) for part in lowest.split(".")] <= [int(part) for part in newest.split(".")], name
+        assert set(variants.split("+")) - {""} <= set(has.split()), name
 
 
 @pytest.fixture(scope="module")
