@@ -43,6 +43,7 @@ AHEAD_NS = NS_PER_S // 50
 counter was renewed up to 100 ms before."""
 EVENT_SPACING_NS = 50 * NS_PER_MS
 """A job that starts or ends gets a look of its own, but no storm of jobs gets more than twenty a second."""
+LEFT_BEHIND_S = 60
 SEAL_LIMIT_NS = 600 * NS_PER_S
 SEAL_READS_NS = 60 * NS_PER_S
 """A sealing child has read everything that it writes by then."""
@@ -225,8 +226,8 @@ class Daemon:
                 "jobs: the kernel watches no more directories (fs.inotify.max_user_instances or max_user_watches);"
                 " they are looked for at every tick"
             )
-        self._seal_due_ns = at_ns + self._first_seal_ns()
         self._dirty = bool(self._store.hours(unsealed=True))
+        self._seal_due_ns = at_ns + self._first_seal_ns()
         poll = select.poll()
         poll.register(self._wake, select.POLLIN)
         if self.sampler.roster.watch.fd >= 0:
@@ -488,8 +489,12 @@ class Daemon:
             return
 
     def _first_seal_ns(self) -> int:
-        """A node's own phase, so that ten thousand nodes do not write at the same second."""
-        return zlib.crc32(self.node.encode()) % self.config.daemon.seal_s * NS_PER_S
+        """A node's own phase, so that ten thousand nodes do not write at the same second.
+
+        Rows that an earlier daemon left unsealed (a crash, a power cut) may be awaited: they come within a minute.
+        """
+        seal_s = self.config.daemon.seal_s
+        return zlib.crc32(self.node.encode()) % (min(seal_s, LEFT_BEHIND_S) if self._dirty else seal_s) * NS_PER_S
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._stop = True

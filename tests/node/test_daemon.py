@@ -41,13 +41,16 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 15) 
 class Running:
     """`python -m hpccarbon daemon` on a virtual node whose time is the real one."""
 
-    def __init__(self, node: Node, keys: str = "", before: Sequence[str] = (), pid_file: bool = True) -> None:
+    def __init__(
+        self, node: Node, keys: str = "", before: Sequence[str] = (), pid_file: bool = True, name: str = "n1"
+    ) -> None:
         """`before` is a command that the daemon's is given to: it must become the daemon, so that signals reach it.
 
         Without `pid_file` none will be there.
         """
         self.node = node
         self.before = before
+        self.name = name
         self.sign = node.directory / "run" / ("daemon.pid" if pid_file else control.SOCKET_NAME)
         base = node.directory
         self.config = base / "site.toml"
@@ -65,7 +68,7 @@ class Running:
             self.process = subprocess.Popen(
                 [
                     *self.before,
-                    *(sys.executable, "-m", "hpccarbon", "daemon", "--config", str(self.config), "--node", "n1"),
+                    *(sys.executable, "-m", "hpccarbon", "daemon", "--config", str(self.config), "--node", self.name),
                 ],
                 stderr=log,
             )
@@ -170,6 +173,19 @@ def test_the_sealing_child_drops_to_its_user(tmp_path: Path) -> None:
     assert {shard.stat().st_uid for shard in shards} == {nobody.pw_uid}
     assert (tmp_path / "state").stat().st_uid == 0
     assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+
+
+def test_what_was_left_unsealed_is_sealed_within_a_minute_of_the_next_start(tmp_path: Path) -> None:
+    """Not after seal_s, a quarter of an hour here: somebody may wait for a job that a crash ended."""
+    shards = tmp_path / "shared" / "shards"
+    shards.parent.mkdir()
+    shards.touch()  # nothing can be sealed
+    daemon = Running(Node(tmp_path), name="n2")  # whose phase is two seconds
+    assert daemon.stop() == 0
+    shards.unlink()
+    daemon.start()
+    wait_for(daemon.shards, f"a shard: {daemon.log.read_text()}")
+    assert daemon.stop() == 0
 
 
 def test_a_seal_user_that_does_not_exist_is_said(tmp_path: Path) -> None:
