@@ -128,6 +128,11 @@ def test_spack_has_what_its_recipe_asks_for() -> None:
         assert set(variants.split("+")) - {""} <= set(has.split()), name
 
 
+def test_a_packager_that_is_not_installed_is_named(tmp_path: Path) -> None:
+    done = run(sys.executable, DEPLOY / "build_packages.py", "build", tmp_path, PATH=str(tmp_path))
+    assert (done.returncode, done.stderr) == (1, "error: no dpkg-deb here; install dpkg\n")
+
+
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python as nodes have it: the system's, in an environment that has pip."""

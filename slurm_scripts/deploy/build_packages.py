@@ -67,6 +67,9 @@ def main() -> None:
     """Both packages, of the version that the build says it is."""
     if len(sys.argv) not in (3, 4):
         sys.exit(__doc__)
+    for tool, package in (("dpkg-deb", "dpkg"), ("rpmbuild", "rpm (Debian) or rpm-build (Red Hat)")):
+        if shutil.which(tool) is None:
+            sys.exit(f"error: no {tool} here; install {package}")
     build, output = Path(sys.argv[1]).resolve(), Path(sys.argv[2]).resolve()
     release = int(sys.argv[3]) if len(sys.argv) == 4 else 1
     version = subprocess.run([str(build), "--version"], check=True, capture_output=True, text=True).stdout.split()[-1]
