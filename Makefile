@@ -8,7 +8,7 @@ STAMP := $(VENV)/.ready
 DEBIAN := python3-venv gcc libc6-dev munge slurm-wlm slurmdbd mariadb-server openipmi ipmitool chromium fonts-dejavu-core prometheus rpm strace bindfs
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check node sample up down clean coverage mutants
+.PHONY: help setup system demo test lint bench fuzz chaos accuracy golden docs man site compat pythons install-check machine node sample up down clean coverage mutants
 
 help: ## show these lines
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -102,6 +102,10 @@ install-check: setup ## docs/install.md to the letter, in a clean Debian folder;
 	@dpkg-query -W debootstrap >/dev/null 2>&1 || apt-get install -y -qq debootstrap >/dev/null
 	$(BIN)/python -m tests.install
 	$(BIN)/python -m tests.booted
+
+machine: setup ## a Debian 13 machine in QEMU: real cgroup v2, systemd and Slurm 24.11; a reboot and a power cut on the way (root, minutes)
+	@dpkg-query -W debootstrap qemu-system-x86 >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends debootstrap qemu-system-x86 >/dev/null
+	$(BIN)/python -m tests.machine
 
 node: setup ## one file for compute nodes, and its .deb and .rpm, in dist/; PYTHON: the Python that the nodes have
 	$(PYTHON) -m venv build/node
