@@ -226,7 +226,7 @@ did
 try setup takes itself back
 /opt/hpccarbon/bin/hpccarbon setup --undo
 dpkg -r hpccarbon-node
-! systemctl is-active $unit
+[ "$(systemctl is-active $unit)" = inactive ]
 did
 """,
 )
