@@ -22,16 +22,19 @@ from tests.compat import FOLDERS, bootstrap, overlaid, own_mounts, run
 from tests.lab.processes import LabError
 
 BOOT_LIMIT_S = 60
-PREPARE = """
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends systemd systemd-sysv python3-venv rpm
+BUILD = """
 cd /src
 python3 -m venv /opt/hpccarbon
 /opt/hpccarbon/bin/pip install -q '.[nvml]'
 /opt/hpccarbon/bin/python slurm_scripts/deploy/build_node.py . /srv/hpccarbon-node.pyz
 /opt/hpccarbon/bin/python slurm_scripts/deploy/build_packages.py /srv/hpccarbon-node.pyz /srv
 """
+"""The Python package, installed, and the node's packages in /srv: of the checkout in /src, by a folder's own Python."""
+PREPARE = f"""
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends systemd systemd-sysv python3-venv rpm
+{BUILD}"""
 BOOT = """
 set -e
 cd "$1"

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from tests.booted import BUILD
 from tests.compat import CHECKOUT, FOLDERS, bootstrap, furnish, mount, overlaid, own_mounts, run
 from tests.lab.processes import LabError
 
@@ -35,14 +36,11 @@ CHECKS = """\
 exec >/dev/ttyS0 2>&1 </dev/null
 exec bash "/srv/checks.$(sed 's/.*stage=//' /proc/cmdline)"
 """
-PREPARE = """
+INSTALL = """
 export DEBIAN_FRONTEND=noninteractive
 apt-get install -y -qq --no-install-recommends linux-image-cloud-amd64 systemd systemd-sysv udev dbus rpm
-cd /src
-python3 -m venv /opt/hpccarbon
-/opt/hpccarbon/bin/pip install -q .
-/opt/hpccarbon/bin/python slurm_scripts/deploy/build_node.py . /srv/hpccarbon-node.pyz
-/opt/hpccarbon/bin/python slurm_scripts/deploy/build_packages.py /srv/hpccarbon-node.pyz /srv
+"""
+FURNISH = """
 rm -rf /src/.venv /var/cache/apt
 echo n1 >/etc/hostname
 printf '127.0.0.1 localhost\\n10.0.2.15 n1\\n' >/etc/hosts
@@ -110,15 +108,16 @@ until_() {
 job() { su - $1 -c "sbatch --parsable -o /dev/null ${*:2}"; }
 ended() { until_ 400 "[ -z \"\$(squeue -h 2>/dev/null)\" ]"; sleep 13; }
 back() { until_ 100 'sinfo -h -o %T | grep -qE "idle|mixed"'; }
-of() { report=$(hpccarbon report --job $1 --format json); python3 -c "
+said() { python3 -c "
 import json, sys
 job = json.loads(sys.argv[1])['jobs'][0]
 cpu = lambda run: run['figures']['cpu_hours'] * 3600
 covered = lambda run: run['figures']['covered_percent']
-print($2)" "$report"; }
+print($1)" "$report"; }
 is() {
-    of $1 "'job', job['job'], job['state'], *(f'{cpu(run):.2f} s' for run in job['runs']), covered(job), '% covered'"
-    [ "$(of $1 "$2")" = True ] || { echo "$report"; return 1; }
+    report=$(hpccarbon report --job $1 --format json)
+    said "'job', job['job'], job['state'], *(f'{cpu(run):.2f} s' for run in job['runs']), covered(job), '% covered'"
+    [ "$(said "$2")" = True ] || { echo "$report"; return 1; }
 }
 adds_up() { hpccarbon verify | tee /dev/stderr | grep 'everything adds up'; }
 name=nothing; try() { name=$*; }
@@ -244,7 +243,7 @@ def make_machine(folder: Path, where: Path) -> Machine:
     """A copy of the folder with everything the machine needs, as a disk."""
     made = Machine(where / "disk", where / "vmlinuz", where / "initrd.img")
     with overlaid(folder) as root:
-        run("chroot", root, "bash", "-ec", PREPARE)
+        run("chroot", root, "bash", "-ec", INSTALL + BUILD + FURNISH)
         for path in (made.kernel, made.initrd):
             (booted,) = (root / "boot").glob(f"{path.name}-*")
             run("cp", booted, path)
