@@ -59,7 +59,7 @@ def main() -> int:
         print(_line((outcome.name, f"{outcome.faults:,}", *figures, f"{time.monotonic() - begun:.0f}")), flush=True)
         if outcome.note:
             print(f"    {outcome.note}")
-        for sentence in outcome.wrong:
+        for sentence in outcome.wrong + outcome.slow:
             print(f"    NOT KEPT: {sentence}")
         failed = failed or not outcome.kept
     print(f"seed {options.seed}: " + ("a promise was not kept" if failed else "every promise was kept"))

@@ -24,11 +24,13 @@ class Outcome(msgspec.Struct):
     """The longest hook, from its start as a process to its end, where hooks ran as processes."""
     note: str = ""
     wrong: list[str] = []
+    slow: list[str] = []
+    """The same for promises about time: the table's to judge. A test that runs beside others has no say in it."""
 
     @property
     def kept(self) -> bool:
         """Whether every promise was kept."""
-        return not (self.energy_lost_uj or self.jobs_lost or self.wrong)
+        return not (self.energy_lost_uj or self.jobs_lost or self.wrong or self.slow)
 
     def expect(self, truth: bool, sentence: str) -> None:
         """Note a promise that was not kept; the same one once."""

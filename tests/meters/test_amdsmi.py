@@ -19,7 +19,8 @@ from hpccarbon.records import Gap, Reading
 from tests.meters.ground import copied
 
 FIRST, SECOND = "0000:05:00.0", "0000:26:00.0"
-CONFIG = parse('cluster = "test"\n[gpu]\ntimeout_s = 0.1\n')
+TIMEOUT_S = 0.3
+CONFIG = parse(f'cluster = "test"\n[gpu]\ntimeout_s = {TIMEOUT_S}\n')
 UNKNOWN = struct.pack("<HBB", 64, 3, 0).ljust(64, b"\0")
 
 
@@ -93,7 +94,7 @@ def test_a_card_that_fails_is_a_gap_and_one_that_comes_back_goes_on(state: Path)
 def test_a_library_that_hangs_holds_a_tick_up_once(state: Path) -> None:
     state.write_text(line(FIRST, 65_536))
     with cards() as meter:
-        state.write_text(line(FIRST, 65_536, hang_s=1.0))
+        state.write_text(line(FIRST, 65_536, hang_s=2.0))
         took = []
         for at_ns in (5, 6):
             began = time.monotonic()
@@ -102,10 +103,10 @@ def test_a_library_that_hangs_holds_a_tick_up_once(state: Path) -> None:
             assert isinstance(first, Gap)
             assert first.reason == "amdsmi does not answer"
             assert isinstance(second, Reading)
-        assert took[0] < 0.5
-        assert took[1] < 0.05  # nobody queues up behind the call that hangs
+        assert took[0] < 1.5
+        assert took[1] < TIMEOUT_S  # nobody queues up behind the call that hangs
         state.write_text(line(FIRST, 196_608))
-        time.sleep(1.2)
+        time.sleep(2.2)
         first, _second = meter.read(7)
         assert isinstance(first, Reading)
         assert first.energy_uj == 3_000_000

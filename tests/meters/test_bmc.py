@@ -306,7 +306,7 @@ def test_a_bmc_that_misbehaves_is_a_gap_and_recovers(
             started = time.monotonic()
             meter.read(now())
             longest = max(longest, time.monotonic() - started)
-        assert longest < 0.02  # nobody waits for a BMC
+        assert longest < 0.2  # nobody waits for a BMC: whoever did would take its timeout
         assert time.monotonic() - began < 4
         assert isinstance(gap, Gap)
         assert gap.reason
@@ -437,7 +437,7 @@ def test_a_helper_that_takes_long_to_log_out_is_not_waited_for(
         server.fault = "silent"
         began = time.monotonic()
         meter.close()
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 1.0  # its timeout
         assert helper in bmc_meter._leaving
     assert helper.wait(5) == 0
     server.fault = ""

@@ -158,15 +158,15 @@ def test_a_lost_gpu_is_a_gap_and_the_others_go_on(tmp_path: Path, nvml_state: Pa
 
 
 def test_a_driver_that_was_asked_ahead_answers_with_what_it_read_then(tmp_path: Path, nvml_state: Path) -> None:
-    with driver(tmp_path, nvml_state, gpu(energy_mj=5), timeout_s=0.05) as meter:
+    with driver(tmp_path, nvml_state, gpu(energy_mj=5), timeout_s=0.3) as meter:
         meter.begin()
         time.sleep(0.1)
-        nvml_state.write_text(gpu(energy_mj=9, hang_s=0.6))
+        nvml_state.write_text(gpu(energy_mj=9, hang_s=1.0))
         meter.begin()  # the tick: it was asked already, and is not asked again
         (row,) = meter.read(at_ns=NS_PER_S)
         assert isinstance(row, Reading)
         assert row.energy_uj == 5_000
-        assert 0.05 * NS_PER_S < NS_PER_S - row.at_ns < 0.5 * NS_PER_S  # labelled with when it was read
+        assert 0.05 * NS_PER_S < NS_PER_S - row.at_ns < NS_PER_S  # labelled with when it was read
         nvml_state.write_text(gpu(energy_mj=9))
         (row,) = meter.read(at_ns=2 * NS_PER_S)
         assert isinstance(row, Reading)
@@ -175,24 +175,26 @@ def test_a_driver_that_was_asked_ahead_answers_with_what_it_read_then(tmp_path: 
 
 def test_a_driver_that_hangs_costs_one_bounded_wait(tmp_path: Path, nvml_state: Path) -> None:
     before = threading.active_count()
-    with driver(tmp_path, nvml_state, gpu(), timeout_s=0.05) as meter:
-        nvml_state.write_text(gpu(hang_s=0.6))
+    with driver(tmp_path, nvml_state, gpu(), timeout_s=0.2) as meter:
+        nvml_state.write_text(gpu(hang_s=2.0))
         started = time.monotonic()
         (row,) = meter.read(at_ns=7)
         first_s = time.monotonic() - started
         nvml_state.write_text(gpu(energy_mj=77))
-        started = time.monotonic()
-        rows = [meter.read(at_ns=8)[0] for _ in range(20)]
+        rows, later_s = [], []
+        for _ in range(20):
+            started = time.monotonic()
+            rows += meter.read(at_ns=8)
+            later_s.append(time.monotonic() - started)
         changed = meter.refresh()
-        later_s = time.monotonic() - started
         assert isinstance(row, Gap)
-        assert "did not answer within 0.05 s" in row.reason
-        assert first_s < 0.2
+        assert "did not answer within 0.2 s" in row.reason
+        assert first_s < 1.5
         assert {type(row) for row in rows} == {Gap}
-        assert later_s < 0.05  # nobody queues up behind the call that hangs
+        assert max(later_s) < 0.2  # nobody queues up behind the call that hangs: whoever did would take its timeout
         assert not changed
         assert threading.active_count() <= before + 2, "no thread for each call that hangs"
-        time.sleep(0.7)
+        time.sleep(2.2)
         (row,) = meter.read(at_ns=9)
         assert isinstance(row, Reading)
         assert row.energy_uj == 77_000  # a fresh value, not the late answer
