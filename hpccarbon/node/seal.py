@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 STORE_NAME = "store.sqlite"
 EARLIER_WAIT_S = 10.0
 """How long a child waits for one that a killed daemon left behind; shorter than the daemon's wait at its end."""
+NICENESS = 5
+"""A seal takes a second of a CPU however nice it is. Where jobs hold every CPU, which is what nodes are for, 19 made a
+minute of that second, and a stopping daemon does not wait so long; 5 makes it five seconds."""
 MOST_STEPS = 10_000
 """What a shard names of an hour's steps, those with the most energy; the others of a job are one without a name."""
 _VARIED = ("bucket", "cpu_uj", "dram_uj", "gpu_uj", "idle_uj", "cpu_time_us")
@@ -269,7 +272,7 @@ def _steps(rows: Iterable[StepRow]) -> dict[str, str]:
 
 def main(argv: list[str]) -> int:
     """Seal every hour that is behind. Exit 0 when all are written, 1 when one could not be."""
-    os.nice(19)
+    os.nice(NICENESS)
     os.umask(0o027)
     try:
         config, node = configuration.load(Path(argv[0]) if argv[0] else None), argv[1]

@@ -110,6 +110,23 @@ def test_sigterm_seals_and_exits_0(running: Running) -> None:
     assert not (node.directory / "run" / "daemon.pid").exists()
 
 
+def test_a_node_whose_cpus_are_taken_seals_in_time(running: Running) -> None:
+    """One CPU stands for all of the node's: the daemon, its seal and a job's process that never waits share it."""
+    cpu = {min(os.sched_getaffinity(0))}
+    os.sched_setaffinity(running.process.pid, cpu)
+    busy = subprocess.Popen([sys.executable, "-c", f"import os; os.sched_setaffinity(0, {cpu})\nwhile True: pass"])
+    try:
+        running.node.start(7, cores=2)
+        time.sleep(0.3)
+        running.node.end(7, cores=2)
+        wait_for(running.shards, "a shard after the job's end", 30)
+        assert running.stop() == 0
+    finally:
+        busy.kill()
+        busy.wait()
+    assert "did not end in time" not in running.log.read_text()
+
+
 def test_kill_9_and_a_restart_lose_nothing(running: Running) -> None:
     node = running.node
     node.start(7, cores=2)
